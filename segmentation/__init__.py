@@ -1,0 +1,1 @@
+"""U-Net segmentation and the active learning loop around it."""

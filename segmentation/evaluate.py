@@ -1,0 +1,120 @@
+"""Measure a segmentation network on the test images (or the pool) of a data folder.
+
+    python segmentation/evaluate.py --weights runs/demo/seg/saal-ceal/seed0/round_03/weights.pt \\
+        --data data/demo --split test --out runs/demo/evaluation
+
+Writes to --out: `metrics.csv` (one row per image), `summary.json` (the means, with the hashes of
+the weights and the data), and `cases.png` (the best, the median and the worst cases by Dice, with
+the outlines of truth and prediction). Images without a mask are left out, and it says so.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from segmentation import engine, metrics, pictures, unet
+from segmentation.dataset import open_data
+from segmentation.runfiles import (
+    Parser,
+    UserError,
+    pick_device,
+    positive,
+    run_script,
+    sha256_file,
+    write_csv,
+    write_json,
+)
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    parser.add_argument("--weights", type=Path, required=True, help="weights.pt of a round")
+    parser.add_argument("--data", type=Path, required=True, help="folder made by preprocess.py")
+    parser.add_argument("--split", choices=("test", "pool"), default="test", help="which images")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--batch", type=positive, default=16, help="images per pass")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser.parse_args()
+
+
+def labelled_ids(data, split):
+    """The ids of a split that have a mask. Prints how many have none; UserError if all."""
+    ids = getattr(data, split)
+    labelled = [name for name in ids if data.has_mask[name]]
+    if not labelled:
+        raise UserError(
+            f"{data.folder}: the {split} split has no image with a mask; "
+            "give the other --split, or run preprocess.py with a mask folder"
+        )
+    if len(labelled) < len(ids):
+        print(f"{len(ids) - len(labelled)} of {len(ids)} {split} images have no mask: left out")
+    return labelled
+
+
+def typical_cases(rows, count=3):
+    """The `count` best, median and worst rows by Dice: a list of pairs (kind, row).
+
+    Ties go to the smaller id. Of fewer than 3 x `count` rows fewer are taken, and none twice.
+    """
+    ranked = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
+    count = max(1, min(count, len(ranked) // 3))
+    last = len(ranked) - count
+    chosen = {}
+    for kind, start in (("best", 0), ("median", last // 2), ("worst", last)):
+        for row in ranked[start : start + count]:
+            chosen.setdefault(row["id"], (kind, row))
+    return list(chosen.values())
+
+
+def draw_cases(path, model, data, rows, batch, device):
+    """The picture of the typical cases among the `rows` of metrics."""
+    chosen = typical_cases(rows)
+    ids = [row["id"] for _, row in chosen]
+    images = data.load_images(ids)
+    pictures.cases(
+        path,
+        images.permute(0, 2, 3, 1).numpy(),
+        data.load_masks(ids).numpy(),
+        engine.segment(model, images, batch, device),
+        [f"{kind}: {row['id']}\nDice {100 * row['dice']:.1f} %" for kind, row in chosen],
+        title="Synthetic demo data" if data.synthetic else "",
+        columns=sum(kind == "best" for kind, _ in chosen),
+    )
+
+
+def main():
+    args = parse_args()
+    device = pick_device(args.device)
+    data = open_data(args.data)
+    model = unet.load_model(args.weights)
+    if model.in_channels != data.channels:
+        raise UserError(
+            f"{args.weights}: takes {model.in_channels} channel(s), but the images of {args.data} "
+            f"have {data.channels}; give weights trained on data of this kind"
+        )
+    ids = labelled_ids(data, args.split)
+    rows = engine.evaluate(model, data, ids, args.batch, device)
+    mean = metrics.mean(rows)
+    write_csv(args.out / "metrics.csv", rows)
+    draw_cases(args.out / "cases.png", model, data, rows, args.batch, device)
+    write_json(
+        args.out / "summary.json",
+        {
+            "split": args.split,
+            "n": len(rows),
+            "synthetic": data.synthetic,
+            "weights_sha256": sha256_file(args.weights),
+            "data_fingerprint": data.fingerprint,
+            "mean": mean,
+        },
+    )
+    note = " (synthetic demo data)" if data.synthetic else ""
+    print(
+        f"{len(rows)} {args.split} images{note}: Dice {100 * mean['dice']:.1f} %, "
+        f"Jaccard {100 * mean['jaccard']:.1f} %, HD95 {mean['hd95']:.1f} px; see {args.out}"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

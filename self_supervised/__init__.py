@@ -1,0 +1,1 @@
+"""Models-Genesis-style restoration pretraining."""

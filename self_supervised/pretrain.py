@@ -1,0 +1,231 @@
+"""Restoration pretraining in the manner of Models Genesis: corrupted image in, clean image out.
+
+    python self_supervised/pretrain.py --data data/isic2017 --out runs/paper/pretrain
+    python self_supervised/pretrain.py --data data/demo --out runs/demo/pretrain \
+        --width 8 --batch 16 --epochs 20
+
+The defaults are the paper's. Needs no masks: it sees the pool's images only. A part of the pool,
+corrupted by a fixed seed, is held out to decide when to stop; the test images are never read.
+Called again after a kill it continues after the last finished epoch.
+
+Writes to --out: `best.pt` (the whole model at its best validation loss), `encoder.pt` (its
+encoder), `last.pt` (everything needed to continue), `log.csv`, `restorations.png`, and
+`args.json`, `env.json`.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.nn.functional import mse_loss
+from tqdm import tqdm
+
+from segmentation import pictures
+from segmentation.dataset import open_data, to_input
+from segmentation.engine import batches, check_finite
+from segmentation.runfiles import (
+    Parser,
+    UserError,
+    begin_stage,
+    derived_seed,
+    numpy_rng,
+    pick_device,
+    positive,
+    read_torch,
+    run_script,
+    torch_rng,
+    write_csv,
+    write_torch,
+)
+from segmentation.unet import UNet, architecture, encoder_sha256, load_model, save_model
+from self_supervised.corruptions import Rates, corrupt
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder written by preprocess.py")
+    add("--out", type=Path, required=True, help="folder to write to")
+    add("--width", type=positive, default=64, help="channels at full resolution")
+    add("--batch", type=positive, default=1, help="images per step")
+    add("--epochs", type=positive, default=10000, help="at most this many")
+    add("--patience", type=positive, default=50, help="epochs without a better validation loss")
+    add("--optimizer", choices=("sgd", "adam"), default="sgd", help="Adam, or SGD with momentum")
+    add("--lr", type=float, default=0.01, help="learning rate")
+    add("--momentum", type=float, default=0.9, help="of SGD")
+    add("--step", type=positive, default=40, help="epochs between reductions of the rate")
+    add("--gamma", type=float, default=0.5, help="factor of each reduction")
+    add("--validation", type=float, default=0.1, help="fraction of the pool held out")
+    for name, rate in vars(Rates()).items():
+        add(f"--{name}", type=float, default=rate, help=f"probability of corruption {name!r}")
+    add("--amp", choices=AMP, default="off", help="mixed precision")
+    add("--seed", type=int, default=0, help="of weights, order and corruptions")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    args = parser.parse_args()
+    if not 0 < args.validation < 1:
+        raise UserError(f"--validation {args.validation}: give a fraction between 0 and 1")
+    return args
+
+
+def split_validation(pool, fraction, seed):
+    """Pool ids -> (training ids, validation ids), a seeded draw of at least one of each."""
+    if len(pool) < 2:
+        raise UserError("the pool has fewer than 2 images; pretraining needs some to validate on")
+    count = min(max(1, round(fraction * len(pool))), len(pool) - 1)
+    order = numpy_rng(seed, "pretrain", "validation").permutation(len(pool))
+    held = set(order[:count].tolist())
+    return (
+        [name for row, name in enumerate(pool) if row not in held],
+        [name for row, name in enumerate(pool) if row in held],
+    )
+
+
+def restore(model, images):
+    """Images in [0,1] -> restored images in (0,1): the network's output through one sigmoid."""
+    return model(images).sigmoid()
+
+
+def make_optimizer(args, model):
+    if args.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=args.lr)
+    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum)
+
+
+def train_epoch(model, optimizer, scaler, data, ids, epoch, args, device):
+    """One pass over `ids` in an order and with corruptions of the epoch's own; mean loss."""
+    model.train()
+    for group in optimizer.param_groups:  # StepLR, as a function of the epoch alone
+        group["lr"] = args.lr * args.gamma ** (epoch // args.step)
+    generator = torch_rng(args.seed, "pretrain", epoch, "corrupt", device=device)
+    order = torch.randperm(len(ids), generator=torch_rng(args.seed, "pretrain", epoch, "order"))
+    total = torch.zeros((), device=device)
+    parts = batches(len(ids), args.batch)
+    for part in tqdm(parts, desc=f"epoch {epoch}", leave=False, disable=None):
+        images = data.load_images([ids[i] for i in order[part]]).to(device)
+        corrupted, clean = corrupt(to_input(images), generator, rates_of(args))
+        with torch.autocast(device.type, AMP[args.amp], enabled=args.amp != "off"):
+            restored = restore(model, corrupted)
+        loss = mse_loss(restored.float(), clean)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        total += loss.detach() * len(images)
+    mean = total.item() / len(ids)
+    check_finite(mean, f"pretraining, epoch {epoch}")
+    return mean
+
+
+def rates_of(args):
+    """The corruption probabilities among the arguments."""
+    return Rates(**{name: getattr(args, name) for name in vars(Rates())})
+
+
+@torch.no_grad()
+def validate(model, data, ids, args, device):
+    """Mean restoration error (MSE) on `ids`, corrupted alike in every epoch.
+
+    Returns the error of the restored images and, to compare with, that of the corrupted ones.
+    """
+    model.eval()
+    generator = torch_rng(args.seed, "pretrain", "validation", "corrupt", device=device)
+    restored_error = corrupted_error = 0.0
+    for part in batches(len(ids), 16):
+        images = to_input(data.load_images(ids[part]).to(device))
+        corrupted, clean = corrupt(images, generator, rates_of(args))
+        restored_error += mse_loss(restore(model, corrupted), clean).item() * len(images)
+        corrupted_error += mse_loss(corrupted, clean).item() * len(images)
+    return restored_error / len(ids), corrupted_error / len(ids)
+
+
+@torch.no_grad()
+def draw_restorations(path, model, data, ids, args, device):
+    """A picture of up to 8 held-out images: corrupted, restored, clean."""
+    generator = torch_rng(args.seed, "pretrain", "picture", device=device)
+    images = to_input(data.load_images(ids[:8]).to(device))
+    corrupted, clean = corrupt(images, generator, rates_of(args))
+    restored = restore(model.to(device).eval(), corrupted)
+    pictures.restorations(path, corrupted.cpu(), restored.cpu(), clean.cpu())
+
+
+def main():
+    args = parse_args()
+    device = pick_device(args.device)
+    data = open_data(args.data)
+    begin_stage(args.out, args, {"data": data.fingerprint})
+    if (args.out / "encoder.pt").exists():
+        print(f"{args.out}: finished already")
+        return
+    train_ids, held_ids = split_validation(data.pool, args.validation, args.seed)
+    print(f"pretraining on {len(train_ids)} images, validating on {len(held_ids)}, on {device}")
+
+    torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))
+    model = UNet(data.channels, data.channels, args.width).to(device)
+    optimizer = make_optimizer(args, model)
+    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+    rows = []
+    last = args.out / "last.pt"
+    if last.exists():
+        saved = read_torch(last, mend=f"delete {args.out} and start again", device=device)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        scaler.load_state_dict(saved["scaler"])
+        rows = saved["rows"]
+        print(f"continuing after epoch {rows[-1]['epoch']}")
+
+    best = min((row["validation_loss"] for row in rows), default=float("inf"))
+    best_epoch = min((row["epoch"] for row in rows if row["validation_loss"] == best), default=-1)
+    for epoch in range(len(rows), args.epochs):
+        if epoch - best_epoch > args.patience:
+            print(f"no better validation loss for {args.patience} epochs: stopping")
+            break
+        started = time.perf_counter()
+        loss = train_epoch(model, optimizer, scaler, data, train_ids, epoch, args, device)
+        error, untouched = validate(model, data, held_ids, args, device)
+        rows.append(
+            {
+                "epoch": epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                "loss": loss,
+                "validation_loss": error,
+                "validation_corrupted": untouched,
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        print(
+            f"epoch {epoch}: loss {loss:.5f}, validation {error:.5f} "
+            f"(corrupted images: {untouched:.5f}), {rows[-1]['seconds']:.1f} s",
+            flush=True,
+        )
+        if error < best:
+            best, best_epoch = error, epoch
+            save_model(args.out / "best.pt", model, epoch=epoch)
+        write_torch(
+            last,
+            {
+                "architecture": architecture(model),
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "rows": rows,
+            },
+        )
+        write_csv(args.out / "log.csv", rows)
+
+    write_csv(args.out / "log.csv", rows)
+    model = load_model(args.out / "best.pt")
+    draw_restorations(args.out / "restorations.png", model, data, held_ids, args, device)
+    save_model(args.out / "encoder.pt", model, parts=("encoder",))
+    print(
+        f"best validation loss {best:.5f} at epoch {best_epoch} of {len(rows)}; "
+        f"wrote {args.out}/encoder.pt (encoder {encoder_sha256(model)[:12]})"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

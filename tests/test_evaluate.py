@@ -1,0 +1,110 @@
+"""evaluate.py on a small data folder: its files agree with the metrics computed here."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from segmentation import evaluate, metrics
+from segmentation.dataset import open_data
+from segmentation.runfiles import UserError, sha256_file, write_json
+from segmentation.unet import UNet, save_model
+
+N, SIDE = 14, 32
+
+
+@pytest.fixture
+def data(tmp_path):
+    """14 images: 4 in the pool, without masks, and 10 for testing, of which `i13` has no mask."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    ids = [f"i{row:02d}" for row in range(N)]
+    masks = np.zeros((N, SIDE, SIDE), dtype=np.uint8)
+    masks[4:13, 8:24, 4:16] = 1
+    np.save(folder / "images.npy", rng.integers(0, 256, (N, SIDE, SIDE, 1), dtype=np.uint8))
+    np.save(folder / "masks.npy", masks)
+    rows = [{"id": name, "mask": {} if 4 <= row < 13 else None} for row, name in enumerate(ids)]
+    manifest = {"rows": rows, "size": [SIDE, SIDE], "channels": 1, "synthetic": True}
+    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "splits.json", {"seed": 0, "pool": ids[:4], "test": ids[4:]})
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "weights.pt", UNet(width=2))
+    return tmp_path / "weights.pt"
+
+
+def run_main(monkeypatch, weights, data, out, *more):
+    words = ["evaluate.py", "--weights", weights, "--data", data, "--out", out, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), *more])
+    evaluate.main()
+
+
+def test_files(weights, data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(evaluate.engine, "segment", lambda _, images, *__: mid_grey(images))
+    run_main(monkeypatch, weights, data, out, "--batch", "4")
+    with open(out / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    opened = open_data(data)
+    ids = opened.test[:-1]
+    expected = metrics.per_image(mid_grey(opened.load_images(ids)), opened.load_masks(ids).numpy())
+    assert list(rows[0]) == ["id", *metrics.NAMES]
+    assert [row.pop("id") for row in rows] == ids
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == expected
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["mean"] == metrics.mean(expected)
+    assert (summary["n"], summary["split"], summary["synthetic"]) == (9, "test", True)
+    assert summary["weights_sha256"] == sha256_file(weights)
+    assert summary["data_fingerprint"] == opened.fingerprint
+    assert (out / "cases.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert "1 of 10 test images have no mask: left out" in printed
+    assert "9 test images (synthetic demo data): Dice" in printed
+
+
+def mid_grey(images):
+    """A stand-in for the network: pixels above the middle are lesion; uint8 N x H x W."""
+    return (images[:, 0] > 127).to(torch.uint8).numpy()
+
+
+def test_batch_does_not_matter(weights, data, tmp_path, monkeypatch):
+    for batch in ("1", "16"):
+        run_main(monkeypatch, weights, data, tmp_path / batch, "--batch", batch)
+    assert (tmp_path / "1/metrics.csv").read_bytes() == (tmp_path / "16/metrics.csv").read_bytes()
+
+
+def test_bad_input(weights, data, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="the pool split has no image with a mask"):
+        run_main(monkeypatch, weights, data, tmp_path / "out", "--split", "pool")
+    save_model(tmp_path / "rgb.pt", UNet(in_channels=3, width=2))
+    with pytest.raises(UserError, match=r"rgb\.pt: takes 3 channel\(s\), but the images of .* 1"):
+        run_main(monkeypatch, tmp_path / "rgb.pt", data, tmp_path / "out")
+    with pytest.raises(UserError, match=r"none\.pt: not found"):
+        run_main(monkeypatch, tmp_path / "none.pt", data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("dice", "expected"),
+    [
+        ([0.5], "best 0"),
+        ([0.5, 0.7], "best 1, worst 0"),
+        ([0.5, 0.7, 0.7], "best 1, median 2, worst 0"),
+        (
+            [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+            "best 10, best 9, best 8, median 6, median 5, median 4, worst 2, worst 1, worst 0",
+        ),
+    ],
+)
+def test_typical_cases(dice, expected):
+    rows = [{"id": number, "dice": value} for number, value in enumerate(dice)]
+    cases = evaluate.typical_cases(rows)
+    assert ", ".join(f"{kind} {row['id']}" for kind, row in cases) == expected

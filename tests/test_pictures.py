@@ -1,0 +1,99 @@
+"""The pictures are files of the expected size that show what they are given."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segmentation import pictures
+
+
+def colour_images(n, height=32, width=32, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (n, height, width, channels), dtype=np.uint8)
+
+
+def has_colour(picture, colour):
+    """Whether a BGR picture has a pixel close to a #RRGGBB colour."""
+    wanted = [int(colour[i : i + 2], 16) for i in (5, 3, 1)]
+    return (np.abs(picture.astype(int) - wanted).max(axis=-1) < 12).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_restorations(tmp_path, channels):
+    images = torch.rand(4, channels, 32, 32)
+    pictures.restorations(tmp_path / "r.png", images, images, 2 * images - 0.5)
+    assert cv2.imread(str(tmp_path / "r.png")).shape[1] == pytest.approx(120 * 5.6, abs=2)
+
+
+@pytest.mark.parametrize("count", [1, 10, 20, 50, 120])
+def test_latent_map(tmp_path, count):
+    rng = np.random.default_rng(0)
+    clusters = 3 + rng.integers(0, count, 200)  # numbers need not start at 0
+    points, chosen = rng.normal(size=(200, 2)), rng.random(200) < 0.2
+    pictures.latent_map(tmp_path / "l.png", points, clusters, chosen, "t-SNE")
+    assert cv2.imread(str(tmp_path / "l.png")).mean() > 150
+    assert len(np.unique(pictures.palette(count)[:, :3], axis=0)) == count
+
+
+def test_sheet_shows_each_image_in_its_place(tmp_path):
+    images = np.empty((3, 64, 64, 3), dtype=np.uint8)
+    images[:] = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)])[:, None, None]
+    pictures.selection_sheet(tmp_path / "s.png", images, np.array([7, 2, 7]), ["a", "b", "c"])
+    sheet = cv2.imread(str(tmp_path / "s.png"))[..., ::-1]
+    left, top, step, down = 90 + 32, 6 + 32, 70, 82
+    assert sheet[top, left].tolist() == [0, 255, 0]
+    assert sheet[top + down, left].tolist() == [255, 0, 0]
+    assert sheet[top + down, left + step].tolist() == [0, 0, 255]
+
+
+def test_sheet_lines():
+    lines = pictures.sheet_lines(np.array([1, 0, 1, 1, 1, 1, 1]), columns=2, most_lines=2)
+    headings = ["cluster 0\n1 chosen", "cluster 1\n6 chosen,\n2 not shown", ""]
+    assert [heading for heading, _ in lines] == headings
+    assert [members.tolist() for _, members in lines] == [[1], [0, 2], [3, 4]]
+    lines = pictures.sheet_lines(np.arange(70)[::-1])  # a cluster per image: no rows by cluster
+    assert [len(members) for _, members in lines] == [20, 20, 20, 10]
+    assert lines[0][1][0] == 69
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_sheet(tmp_path, channels):
+    images, clusters = colour_images(300, 48, 64, channels), np.arange(300) % 10
+    labels = [f"a-rather-long-image-name-{i:04d}" for i in range(300)]
+    pictures.selection_sheet(tmp_path / "s.png", images, clusters, labels, title="chosen")
+    height, width, _ = cv2.imread(str(tmp_path / "s.png")).shape
+    assert width == 90 + 20 * 70 and height == 30 + 20 * 66 + 6
+
+
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_cases_draw_both_outlines(tmp_path, n):
+    masks = np.zeros((n, 32, 32), dtype=np.uint8)
+    masks[:, 8:20, 8:20] = 1
+    images = np.full((n, 32, 32, 1), 128, dtype=np.uint8)
+    pictures.cases(tmp_path / "c.png", images, masks, np.roll(masks, 6, 1), ["title"] * n)
+    picture = cv2.imread(str(tmp_path / "c.png"))
+    assert has_colour(picture[:-60], pictures.TRUTH)  # the last rows hold the legend
+    assert has_colour(picture[:-60], pictures.PREDICTION)
+
+
+def test_cases_with_empty_and_full_masks(tmp_path):
+    empty, full = np.zeros((1, 32, 32), dtype=np.uint8), np.ones((1, 32, 32), dtype=np.uint8)
+    pictures.cases(tmp_path / "c.png", colour_images(1) // 8, full, empty, ["title"])
+    picture = cv2.imread(str(tmp_path / "c.png"))[:-60]
+    assert has_colour(picture, pictures.TRUTH) and not has_colour(picture, pictures.PREDICTION)
+
+
+def test_learning_curves(tmp_path):
+    curves = {f"arm {i}": ([10, 20, 30], [i, i + 1, i + 2], [0.1, 0.2, None]) for i in range(9)}
+    pictures.learning_curves(tmp_path / "a.png", curves, "Dice (%)", "title")
+    curves["full"] = ([100], [14.0], [0.5])
+    pictures.learning_curves(tmp_path / "b.png", curves, "Dice (%)", "title")
+    pictures.learning_curves(tmp_path / "c.png", {"full": curves["full"]}, "Dice (%)", "title")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
+
+
+def test_same_picture_same_bytes_and_nothing_left_behind(tmp_path):
+    for name in "ab":
+        pictures.restorations(tmp_path / f"{name}.png", *torch.full((3, 2, 1, 16, 16), 0.5))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]

@@ -1,6 +1,6 @@
 """Cold start: pretrained weights -> latent features -> k-means -> which images to label first.
 
-    python cluster.py --data data/isic2017 --weights runs/paper/pretrain/encoder.pt \
+    python cluster.py --data data/isic2017 --weights runs/paper/pretrain/encoder.pt \\
         --out runs/paper/cluster --k 10 --budget 300
 
 Every pool image, clean and in id order, goes once through the encoder in evaluation mode. Its
@@ -92,12 +92,9 @@ def load_or_extract(path, model, data, args, device):
 
 
 def reduce(features, dimensions, seed):
-    """PCA to `dimensions` (0: as they are). UserError if there are not that many."""
+    """PCA to `dimensions`; 0 leaves the features as they are."""
     if dimensions == 0:
         return features
-    limit = min(features.shape)
-    if not 0 < dimensions <= limit:
-        raise UserError(f"--pca {dimensions}: give 1 to {limit} for features of {features.shape}")
     return PCA(dimensions, random_state=seed).fit_transform(features).astype(np.float32)
 
 
@@ -124,6 +121,11 @@ def main():
         raise UserError(
             f"{args.weights}: weights for {model.in_channels} channel(s), but {args.data} has "
             f"{data.channels}; pretrain on this data"
+        )
+    limit = min(len(data.pool), 8 * model.width * args.pooling**2)
+    if not 0 <= args.pca <= limit:
+        raise UserError(
+            f"--pca {args.pca}: give at most {limit}, the smaller of images and features, or 0"
         )
     begin_stage(args.out, args, {"data": data.fingerprint, "weights": encoder_sha256(model)})
     features_path = args.out / "features.npz"

@@ -28,31 +28,25 @@ at 4288 -> 256. Masks are resized by nearest neighbour and stay exactly {0,1}.
 import argparse
 import functools
 import hashlib
-import http.client
 import io
 import itertools
 import os
 import re
 import shutil
-import stat
 import struct
-import urllib.error
-import urllib.request
 import warnings
-import zipfile
 import zlib
 from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from scipy import ndimage
 from tqdm import tqdm
 
 from segmentation.dataset import open_data
+from segmentation.download import ISIC_URL, download
 from segmentation.runfiles import (
     Parser,
     UserError,
@@ -63,107 +57,11 @@ from segmentation.runfiles import (
     sha256_file,
     write_json,
 )
+from segmentation.sources import find_folders, list_inputs, pair
+from segmentation.synthetic import draw_lesion
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp"}
-MASK_ENDING = re.compile(r"_(segmentation|mask)$", re.IGNORECASE)
 FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json"}
 RESIZE = "images: Pillow BICUBIC at 8 bit, anti-aliased when shrinking; masks: Pillow NEAREST"
-ISIC_URL = "https://isic-challenge-data.s3.amazonaws.com/2017"
-ISIC_FOLDERS = ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth")
-
-# Finding the files ------------------------------------------------------------------------------
-
-
-class Source(NamedTuple):
-    """One image file, its mask file if it has one, and whether it is of the official test set."""
-
-    id: str
-    image: Path
-    mask: Path | None
-    is_test: bool = False
-
-
-def picture_files(folder):
-    """The picture files that lie in `folder`, by name; UserError if there is no such folder."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the one that holds the pictures")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in EXTENSIONS
-        and not path.name.startswith(".")
-        and not path.stem.lower().endswith("_superpixels")
-        and path.is_file()
-    )
-
-
-def by_id(paths, id_of):
-    """Dict id -> path; UserError names a file whose id another one has already."""
-    found = {}
-    for path in paths:
-        first = found.setdefault(id_of(path), path)
-        if first is not path:
-            raise UserError(
-                f"{path}: has the same id as {first.name} ({id_of(path)}); rename or remove one"
-            )
-    return found
-
-
-def pair(image_folder, mask_folder=None, is_test=False):
-    """Sources of a folder of images and one of masks, and the ids of masks without an image.
-
-    UserError: no such folder, no images in it, two files with one id, no mask that fits.
-    """
-    images = by_id(picture_files(image_folder), lambda path: path.stem)
-    if not images:
-        raise UserError(f"{image_folder}: holds no .jpg, .jpeg, .png or .bmp; give another folder")
-    masks = {}
-    if mask_folder is not None:
-        if mask_folder.resolve() == image_folder.resolve():
-            raise UserError(f"{mask_folder}: holds images and masks; put the masks elsewhere")
-
-        def owner(path):
-            return path.stem if path.stem in images else MASK_ENDING.sub("", path.stem)
-
-        masks = by_id(picture_files(mask_folder), owner)
-        if not masks.keys() & images.keys():
-            raise UserError(
-                f"{mask_folder}: holds no mask of any image in {image_folder}; "
-                "name the mask of ID.jpg ID_segmentation.png"
-            )
-    sources = [Source(name, path, masks.get(name), is_test) for name, path in images.items()]
-    return sources, sorted(masks.keys() - images.keys())
-
-
-def subfolders(folder):
-    """The folders in `folder` that are not hidden, by name."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def find_folders(root):
-    """The image folder and the mask folder (or None) at most two levels below `root`.
-
-    UserError unless there is one image folder and at most one mask folder with pictures.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give the one that holds images and masks")
-    near = subfolders(root)
-    below = near + [inner for folder in near for inner in subfolders(folder)]
-
-    def search(what, name, endings):
-        hits = [f for f in below if f.name.lower() == name or f.name.lower().endswith(endings)]
-        hits = [folder for folder in hits if picture_files(folder)]
-        if len(hits) > 1:
-            names = ", ".join(str(folder.relative_to(root)) for folder in hits)
-            raise UserError(
-                f"{root}: has {len(hits)} {what} folders ({names}); choose by --images and --masks"
-            )
-        return hits[0] if hits else None
-
-    images = search("image", "images", ("_data", "_input"))
-    if images is None:
-        raise UserError(f"{root}: has no folder *_Data or images/ with pictures; give --images")
-    return images, search("mask", "masks", ("_groundtruth",))
 
 
 def find_sources(args):
@@ -185,19 +83,7 @@ def find_sources(args):
     return sorted(sources), sorted(strays)
 
 
-def list_inputs(sources, strays):
-    """What tells cheaply whether files changed: name, byte size and mtime of each, by role."""
-    files = []
-    for source in sources:
-        for role, path in (("images", source.image), ("masks", source.mask)):
-            if path is not None:
-                info = path.stat()
-                role = f"test-{role}" if source.is_test else role
-                files.append([f"{role}/{path.name}", info.st_size, info.st_mtime_ns])
-    return {"files": sorted(files), "masks_without_image": strays}
-
-
-# Reading and resizing ---------------------------------------------------------------------------
+# Reading and resizing --------------------------------------------------------------------------
 
 
 class Prepared(NamedTuple):
@@ -340,210 +226,6 @@ def prepare_source(source, size, gray):
     record["mask"] = source.mask and source.mask.name
     record["mask_sha256"] = mask_digest
     return prepare(record, picture, mask, size, gray)
-
-
-# Synthetic images -------------------------------------------------------------------------------
-
-
-class Group(NamedTuple):
-    """An appearance group of the synthetic images: its share, colours and what it shows."""
-
-    name: str
-    share: float
-    skin: tuple  # RGB in 0..1
-    radius: tuple  # of the lesion, least and most, relative to the short side
-    depth: tuple  # of the pigment, least and most: low is low contrast
-    hairs: float  # mean number
-    vignette: float  # probability, as the next three
-    ruler: float
-    ink: float
-    bubbles: float
-
-
-GROUPS = (
-    Group("fair", 0.40, (0.90, 0.72, 0.66), (0.10, 0.24), (0.30, 1.0), 3, 0.10, 0.05, 0.05, 0.1),
-    Group("hairy", 0.25, (0.82, 0.66, 0.52), (0.14, 0.32), (0.35, 1.0), 22, 0.15, 0.05, 0.0, 0.1),
-    Group("blue", 0.20, (0.72, 0.76, 0.84), (0.22, 0.42), (0.60, 1.3), 4, 0.75, 0.0, 0.0, 0.2),
-    Group("ruler", 0.10, (0.80, 0.62, 0.57), (0.06, 0.16), (0.15, 0.6), 2, 0.35, 0.95, 0.4, 0.5),
-    Group("dark", 0.05, (0.50, 0.35, 0.27), (0.10, 0.28), (0.35, 0.9), 8, 0.25, 0.1, 0.1, 0.3),
-)
-# What a layer of pigment lets through of red, green and blue.
-LIGHT_BROWN, DARK_BROWN = (0.66, 0.46, 0.32), (0.30, 0.18, 0.13)
-BLOTCHES = ((0.12, 0.09, 0.09), (0.42, 0.46, 0.54), (0.80, 0.42, 0.40), (0.85, 0.75, 0.68))
-
-
-def smooth_noise(rng, shape, cells):
-    """Float32 noise of `shape` about 0 with unit spread, smooth over 1 / `cells` of a side."""
-    grid = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
-    return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def tint(image, colour, strength):
-    """Multiply the H x W x 3 image by colour ** strength, `strength` being H x W, in place."""
-    image *= np.exp(strength[..., None] * np.log(np.float32(colour)))
-
-
-def lesion_shape(rng, shape, radius):
-    """An irregular blob: (bool mask without holes, in one piece; its centre (y, x) in pixels)."""
-    height, width = shape
-    side = min(shape)
-    centre = np.array(shape) / 2 + rng.uniform(-0.13, 0.13, 2) * shape
-    y, x = np.mgrid[:height, :width].astype(np.float32) - centre[:, None, None].astype(np.float32)
-    turn, squeeze = rng.uniform(0, np.pi), rng.uniform(0.6, 1)
-    along = x * np.cos(turn) + y * np.sin(turn)
-    across = (y * np.cos(turn) - x * np.sin(turn)) / squeeze
-    angle = np.arctan2(across, along)
-    ragged = rng.uniform(0.2, 1)
-    edge = np.ones(shape, np.float32)
-    for wave in range(2, 10):
-        edge += ragged * rng.normal(0, 0.3) / wave * np.cos(wave * angle + rng.uniform(0, 6.3))
-    edge += ragged * (0.12 * smooth_noise(rng, shape, 12) + 0.06 * smooth_noise(rng, shape, 40))
-    mask = np.hypot(along, across) < radius * side * np.maximum(edge, 0.3)
-    pieces, count = ndimage.label(mask)
-    if count > 1:
-        mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
-    return ndimage.binary_fill_holes(mask), centre
-
-
-def paint_skin(rng, shape, group):
-    """Float32 H x W x 3 skin in 0..1: tone, uneven redness, fine texture, uneven light."""
-    image = np.ones((*shape, 3), np.float32) * np.float32(group.skin)
-    image *= np.float32(rng.normal(1, 0.05, 3)) * np.float32(rng.uniform(0.9, 1.1))
-    tint(image, (0.97, 0.80, 0.80), 0.25 * smooth_noise(rng, shape, 4))
-    tint(image, (0.92, 0.86, 0.80), 0.25 * smooth_noise(rng, shape, 30))
-    tint(image, (0.90, 0.88, 0.86), 0.25 * smooth_noise(rng, shape, 90))
-    y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
-    slope = rng.uniform(-0.08, 0.08, 2)
-    image *= (1 + slope[0] * y + slope[1] * x - 0.12 * (x**2 + y**2))[..., None]
-    for _ in range(rng.poisson(4)):  # freckles: pigment that is not lesion
-        spot = np.hypot((y - rng.uniform(-1, 1)), (x - rng.uniform(-1, 1)))
-        tint(image, LIGHT_BROWN, rng.uniform(0.1, 0.5) * np.exp(-((spot / 0.04) ** 2)))
-    return image
-
-
-def paint_lesion(rng, image, mask, centre, depth):
-    """Lay pigment on the image where `mask` is: soft border, two browns, blotches, network."""
-    shape, side = mask.shape, min(mask.shape)
-    distance = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-    softness = side * rng.uniform(0.004, 0.03)
-    cover = (1 / (1 + np.exp(-np.clip(distance / softness, -30, 30)))).astype(np.float32)
-    mixture = 1 / (1 + np.exp(-2 * smooth_noise(rng, shape, 6) - rng.normal(0, 1)))
-    network = 1 + 0.25 * smooth_noise(rng, shape, 60) * rng.uniform(0, 1)
-    layer = depth * cover * network
-    tint(image, LIGHT_BROWN, layer * (1 - 0.5 * mixture))
-    tint(image, DARK_BROWN, 0.6 * layer * mixture)
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    reach = np.sqrt(mask.sum() / np.pi)
-    for _ in range(rng.integers(0, 4)):
-        place = centre + rng.uniform(-0.6, 0.6, 2) * reach
-        extent = reach * rng.uniform(0.2, 0.5)
-        spot = np.hypot(y - place[0], x - place[1]) / extent + 0.3 * smooth_noise(rng, shape, 25)
-        colour = BLOTCHES[rng.integers(len(BLOTCHES))]
-        tint(image, colour, 0.6 * depth * cover / (1 + np.exp(np.clip(6 * (spot - 1), -30, 30))))
-
-
-def paint_strokes(image, lines, colour, widths, blur, opacity):
-    """Draw polylines (K x 2 arrays of x, y in pixels, each with its width), in place."""
-    stencil = np.zeros(image.shape[:2], np.uint8)
-    for line, width in zip(lines, widths, strict=True):
-        points = np.round(line * 16).astype(np.int32)  # 4 bits of fraction
-        cv2.polylines(stencil, [points], False, 255, max(1, round(width)), cv2.LINE_AA, 4)
-    cover = cv2.GaussianBlur(stencil.astype(np.float32) * (opacity / 255), (0, 0), blur)
-    image += cover[..., None] * (np.float32(colour) - image)
-
-
-def paint_hairs(rng, image, number):
-    """Draw curved hairs, dark or now and then light, each of its own width, in place."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    t = np.linspace(0, 1, 20)[:, None]
-    comb = rng.uniform(0, 2 * np.pi)
-    colour = (0.80, 0.74, 0.66) if rng.random() < 0.1 else (0.16, 0.11, 0.09)
-    lines, widths = [], []
-    for _ in range(number):
-        start = rng.uniform(0, 1, 2) * (width, height)
-        angle = comb + rng.normal(0, 0.5)
-        length = side * rng.uniform(0.2, 0.9)
-        end = start + length * np.array([np.cos(angle), np.sin(angle)])
-        bend = (start + end) / 2 + rng.normal(0, 0.12, 2) * length
-        lines.append((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end)
-        widths.append(side * rng.uniform(0.002, 0.007))
-    paint_strokes(image, lines, colour, widths, 0.7, 0.85)
-
-
-def paint_ruler(rng, image):
-    """Draw a scale with ticks near a side of the image, in place."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    turn = rng.normal(0, 0.25)
-    along, across = (np.array(v) for v in ((np.cos(turn), np.sin(turn)), (np.sin(turn), -1.0)))
-    start = np.array([rng.uniform(0.1, 0.45) * width, rng.uniform(0.84, 0.93) * height])
-    step = side * rng.uniform(0.03, 0.05)
-    lines = [np.array([start, start + 10 * step * along])]
-    for tick in range(11):
-        foot = start + tick * step * along
-        lines.append(np.array([foot, foot + across * side * (0.05 if tick % 5 == 0 else 0.03)]))
-    paint_strokes(image, lines, (0.15, 0.15, 0.17), [side * 0.006] * len(lines), 0.6, 0.9)
-
-
-def paint_ink(rng, image):
-    """Draw a broad violet stroke of a surgical pen near a side of the image, in place."""
-    height, width = image.shape[:2]
-    ends = rng.uniform(0, 1, (3, 2)) * (0.15 * width, height)
-    if rng.random() < 0.5:
-        ends[:, 0] = width - ends[:, 0]
-    side = min(height, width)
-    paint_strokes(image, [ends], (0.33, 0.24, 0.55), [side * 0.035], side * 0.008, 0.7)
-
-
-def paint_bubbles(rng, image):
-    """Draw gel bubbles, each a bright rim with a highlight, in place."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    turn = np.linspace(0, 2 * np.pi, 30)
-    circle = np.stack([np.cos(turn), np.sin(turn)], 1)
-    number = rng.integers(2, 9)
-    centres = rng.uniform(0, 1, (number, 1, 2)) * (width, height)
-    circles = side * rng.uniform(0.008, 0.04, (number, 1, 1)) * circle
-    widths = [side * 0.006] * number
-    paint_strokes(image, centres + circles, (0.25, 0.2, 0.2), widths, 1, 0.35)
-    paint_strokes(image, (centres + 0.85 * circles)[:, 16:25], (1, 1, 1), widths, 1, 0.8)
-
-
-def paint_vignette(rng, image):
-    """Darken what lies outside the round field of the dermatoscope, in place."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    centre = np.array([height, width]) / 2 + rng.normal(0, 0.02, 2) * side
-    field = side * rng.uniform(0.50, 0.62)
-    outside = (np.hypot(y - centre[0], x - centre[1]) - field) / (side * rng.uniform(0.006, 0.04))
-    image *= 0.04 + 0.96 / (1 + np.exp(np.clip(outside, -30, 30)))[..., None]
-
-
-def draw_lesion(index, seed, size):
-    """Synthetic image `index` under `seed`: (uint8 h x w x 3, bool h x w mask, group name).
-
-    It is drawn at twice `size` = (H, W). The mask is exact: it is the shape that was painted.
-    Image `index` is the same however many others are drawn.
-    """
-    rng = numpy_rng(seed, "demo", index)
-    shape = (2 * size[0], 2 * size[1])
-    group = GROUPS[rng.choice(len(GROUPS), p=[group.share for group in GROUPS])]
-    image = paint_skin(rng, shape, group)
-    mask, centre = lesion_shape(rng, shape, rng.uniform(*group.radius))
-    paint_lesion(rng, image, mask, centre, rng.uniform(*group.depth))
-    if rng.random() < group.ink:
-        paint_ink(rng, image)
-    if rng.random() < group.ruler:
-        paint_ruler(rng, image)
-    paint_hairs(rng, image, rng.poisson(group.hairs))
-    if rng.random() < group.bubbles:
-        paint_bubbles(rng, image)
-    if rng.random() < group.vignette:
-        paint_vignette(rng, image)
-    image += rng.normal(0, 0.02, image.shape)
-    return (image.clip(0, 1) * 255).round().astype(np.uint8), mask, group.name
 
 
 def prepare_demo(index, seed, size, gray):
@@ -893,134 +575,6 @@ def verify(out, sources):
         ):
             if (path and sha256_file(path)) != expected:
                 raise UserError(f"{path or source.image}: is not the file it was; {again}")
-
-
-# Downloading ------------------------------------------------------------------------------------
-
-
-def fetch(url, path):
-    """Download `url` to `path`, continuing `path`.part where an earlier call stopped.
-
-    The server's ETag (or date) is kept beside the part: if the file has changed since, or if the
-    server knows no ranges, it sends the whole, and the part is begun anew. UserError on any
-    failure of the network; what has arrived is kept.
-    """
-    part, tag = (path.with_name(path.name + end) for end in (".part", ".part.tag"))
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    if have and tag.exists():
-        headers["If-Range"] = tag.read_text()
-    try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=60
-        ) as answer:
-            if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                total = int(answer.headers["Content-Range"].rpartition("/")[2])
-            else:
-                have, total = 0, int(answer.headers.get("Content-Length", 0)) or None
-                tag.unlink(missing_ok=True)
-                validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-                if validator:
-                    tag.write_text(validator)
-            receive(answer, part, have, total)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise UserError(
-                f"{url}: {error.code} {error.reason}; check --url, or run again later"
-            ) from None
-        if error.headers.get("Content-Range") != f"bytes */{have}":  # the part is of another file
-            part.unlink()
-            tag.unlink(missing_ok=True)
-            return fetch(url, path)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url}: {reason}; run again, it resumes") from None
-    tag.unlink(missing_ok=True)
-    part.rename(path)
-
-
-def receive(answer, part, have, total):
-    """Write the body of an HTTP answer to `part` from byte `have` on; OSError if it ends early."""
-    with (
-        open(part, "r+b" if have else "wb") as file,
-        tqdm(
-            desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, disable=None
-        ) as bar,
-    ):
-        file.seek(have)
-        while chunk := answer.read(1 << 20):
-            file.write(chunk)
-            bar.update(len(chunk))
-        have = file.tell()
-    if total and have < total:
-        raise OSError(f"the connection ended after {have} of {total} bytes")
-
-
-def check_entry(archive, entry):
-    """UserError if the entry of a zip archive would land outside the folder, or is a link."""
-    path = PurePosixPath(entry.filename.replace("\\", "/"))
-    link = stat.S_ISLNK(entry.external_attr >> 16)
-    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path)) or link:
-        raise UserError(
-            f"{archive}: its entry {entry.filename!r} leads outside its folder; "
-            "do not use this archive, check --url"
-        )
-
-
-def unpack(archive, folder):
-    """Extract a zip archive into `folder`, checking the CRC of each entry on the way.
-
-    UserError if an entry leads outside. A damaged archive is deleted, so that it is fetched anew.
-    """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            entries = file.infolist()
-            for entry in entries:
-                check_entry(archive, entry)
-            for entry in tqdm(entries, desc=archive.name, unit="file", disable=None):
-                file.extract(entry, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        archive.unlink()
-        raise UserError(f"{archive}: damaged ({error}) and deleted; run again") from None
-
-
-def download(url, root, expect):
-    """Put the official ISIC 2017 training folders into `root`: `expect` images and masks each.
-
-    Both archives are fetched, unpacked aside and counted before anything is put in place; then
-    the archives are deleted. UserError: network, damaged or malicious archive, another count.
-    """
-    places = [root / name for name in ISIC_FOLDERS]
-    if all(place.is_dir() and len(picture_files(place)) == expect for place in places):
-        print(f"{root}: {expect} images and masks are there already")
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    asides = [root / f".{name}.partial" for name in ISIC_FOLDERS]
-    archives = [root / f"{name}.zip" for name in ISIC_FOLDERS]
-    try:
-        unpacked = []
-        for aside, archive, place in zip(asides, archives, places, strict=True):
-            shutil.rmtree(aside, ignore_errors=True)
-            if not archive.exists():
-                fetch(f"{url.rstrip('/')}/{archive.name}", archive)
-            aside.mkdir()
-            unpack(archive, aside)
-            inner = aside / place.name
-            unpacked.append(inner if inner.is_dir() else aside)
-            count = len(picture_files(unpacked[-1]))
-            if count != expect:
-                raise UserError(
-                    f"{archive}: holds {count} pictures, not {expect}; "
-                    "delete it and run again, or give --expect if that is right"
-                )
-        for source, place in zip(unpacked, places, strict=True):
-            shutil.rmtree(place, ignore_errors=True)
-            source.rename(place)
-    finally:
-        for aside in asides:
-            shutil.rmtree(aside, ignore_errors=True)
-    for archive in archives:
-        archive.unlink()
 
 
 # The command line -------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ choose PASSES        20       20        20          # Monte Carlo passes of CEAL
 # Rows of the table, from: full, saal-ceal, saal-saal, random-entropy, random-pretrained,
 # random-scratch (cold start and query of each: see arm_options below).
 : "${ARMS:=full saal-ceal saal-saal random-entropy random-pretrained random-scratch}"
+: "${BASELINE:=random-pretrained}"  # the arm that the others are compared with, seed by seed
 : "${RUN:=runs/$PRESET}"  # where everything is written
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
 : "${JOBS:=}"             # arms trained at once; empty: one on a GPU, one per core on a CPU
@@ -178,8 +179,11 @@ for seed in $SEEDS; do
 done | xargs -P "$JOBS" -L 1 bash -c 'set -euo pipefail; train_arm "$@"' bash
 
 # Tables, and a look at the first arm's predictions
+comparing=()
+case " $ARMS " in *" $BASELINE "*) comparing=(--baseline "$BASELINE") ;; esac
 # shellcheck disable=SC2086
-run "$PYTHON" segmentation/tables.py --runs "$RUN/seg" --out "$RUN/tables" --arms $ARMS
+run "$PYTHON" segmentation/tables.py --runs "$RUN/seg" --out "$RUN/tables" --arms $ARMS \
+  ${comparing[@]+"${comparing[@]}"}
 first=$RUN/seg/${ARMS%% *}/seed${SEEDS%% *}
 weights=$(find "$first" -name weights.pt | sort | tail -n 1)
 run "$PYTHON" segmentation/evaluate.py --data "$DATA_OUT" --weights "$weights" --split test \

@@ -1,7 +1,7 @@
 """The active learning loop: label a few, train, ask for more, train on.
 
-    python segmentation/active_learning.py --data data/isic2017 --out runs/paper/seg/saal/seed0 \
-        --cold-start saal --query saal --init all --seed 0 \
+    python segmentation/active_learning.py --data data/isic2017 --out runs/paper/seg/saal/seed0 \\
+        --cold-start saal --query saal --init all --seed 0 \\
         --clusters runs/paper/cluster --weights runs/paper/pretrain/best.pt
 
 Round 0 labels --initial images by the --cold-start rule and trains for --epochs. Each later round
@@ -145,7 +145,7 @@ class Loop:
                 args.clusters, args.weights, self.pool
             )
             inputs["clusters"] = sha256_file(args.clusters / "selection.json")
-        self.first_model()  # refuses weights that do not fit before anything is written
+        self.first_model(), self.cold_start()  # refuse what does not fit before writing anything
         begin_stage(args.out, args, inputs)
         self.state_path = args.out / "state.json"
         self.state = {
@@ -325,5 +325,9 @@ class Loop:
             self.round(number)
 
 
+def main():
+    Loop(parse_args()).run()
+
+
 if __name__ == "__main__":
-    run_script(lambda: Loop(parse_args()).run())
+    run_script(main)

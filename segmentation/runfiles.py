@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import os
-import pickle
 import platform
 import subprocess
 import sys
@@ -40,8 +39,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_argument(self, *names, **kwargs):
-        default = kwargs.get("default")
-        if default is not None and default != "" and "help" in kwargs:
+        if kwargs.get("default") not in (None, "", argparse.SUPPRESS) and "help" in kwargs:
             kwargs["help"] += " (default: %(default)s)"
         return super().add_argument(*names, **kwargs)
 
@@ -95,10 +93,14 @@ def torch_rng(seed, *names, device="cpu"):
 
 @contextlib.contextmanager
 def atomic(path):
-    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it goes."""
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it goes.
+
+    A killed process may leave the temporary file (hidden, `.NAME.partial.*`); the next one that
+    writes `path` takes it over.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -175,8 +177,8 @@ def read_npz(path, mend="run the stage that writes it"):
 
 def write_torch(path, content):
     """Write a dict with torch.save, atomically, stamped with the schema version."""
-    with atomic(path) as temporary:
-        torch.save({"schema": SCHEMA, **content}, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"schema": SCHEMA, **content}, file)  # given a path, it would store the name
 
 
 def read_torch(path, mend="run the stage that writes it", device="cpu"):
@@ -186,7 +188,7 @@ def read_torch(path, mend="run the stage that writes it", device="cpu"):
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {mend}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # on bytes that are not its own, torch.load raises anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as weights ({reason}); {mend}") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

@@ -1,7 +1,7 @@
 """Restoration pretraining in the manner of Models Genesis: corrupted image in, clean image out.
 
     python self_supervised/pretrain.py --data data/isic2017 --out runs/paper/pretrain
-    python self_supervised/pretrain.py --data data/demo --out runs/demo/pretrain \
+    python self_supervised/pretrain.py --data data/demo --out runs/demo/pretrain \\
         --width 8 --batch 16 --epochs 20
 
 The defaults are the paper's. Needs no masks: it sees the pool's images only. A part of the pool,

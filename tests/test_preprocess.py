@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import preprocess
+from segmentation import download, synthetic
 from segmentation.dataset import open_data
 from segmentation.runfiles import UserError, sha256_file
 from tests.helpers_preprocess import archive, blob, make_set, picture, save, serve
@@ -717,7 +718,7 @@ def test_verify_finds_changed_sources(made, bad):
 
 # Downloading ------------------------------------------------------------------------------------
 
-DATA, TRUTH_FOLDER = preprocess.ISIC_FOLDERS
+DATA, TRUTH_FOLDER = download.ISIC_FOLDERS
 
 
 def official_archives(count=6, masks=None, extra=()):
@@ -855,7 +856,7 @@ def test_demo(tmp_path, capsys):
     assert data.ids[0] == "DEMO_0000000" and len(data.pool) == 10
     assert "SYNTHETIC" in capsys.readouterr().out
     groups = {row["group"] for row in manifest_of(tmp_path / "d")["rows"]}
-    assert groups <= {group.name for group in preprocess.GROUPS}
+    assert groups <= {group.name for group in synthetic.GROUPS}
     make("--demo", 5, "--size", "32x48", "--out", tmp_path / "e", "--no-gray", "--workers", 1)
     few = open_data(tmp_path / "e")
     assert np.array_equal(few.images, data.images[:5])
@@ -867,17 +868,17 @@ def test_demo(tmp_path, capsys):
 def test_demo_images_have_something_to_learn():
     contrasts, areas, groups = [], [], []
     for index in range(60):
-        image, mask, group = preprocess.draw_lesion(index, 0, (48, 48))
+        image, mask, group = synthetic.draw_lesion(index, 0, (48, 48))
         assert image.dtype == np.uint8 and image.shape == (96, 96, 3) and mask.dtype == bool
         areas.append(mask.mean())
         groups.append(group)
-        near = preprocess.ndimage.binary_dilation(mask, iterations=12)
+        near = synthetic.ndimage.binary_dilation(mask, iterations=12)
         contrasts.append(image[near & ~mask].mean() - image[mask].mean())
     assert min(areas) > 0.003 and max(areas) < 0.8 and np.ptp(areas) > 0.1
     assert np.mean(np.array(contrasts) > 5) > 0.9  # lesions are darker than their surroundings
     assert min(contrasts) < 20 and max(contrasts) > 50  # some hardly, some clearly
     assert groups.count("fair") > groups.count("blue") and len(set(groups)) >= 4
-    assert sum(group.share for group in preprocess.GROUPS) == pytest.approx(1)
+    assert sum(group.share for group in synthetic.GROUPS) == pytest.approx(1)
 
 
 # Real images ------------------------------------------------------------------------------------

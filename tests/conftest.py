@@ -1,0 +1,82 @@
+"""One tiny synthetic data set with its pretraining and clusters, shared by the whole session.
+
+`call` runs a script in this process as the shell would: the same arguments, the same exit code
+and one-line errors, but without the seconds that importing torch takes.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only get in the way
+
+import pytest
+import torch
+
+import cluster
+import preprocess
+from segmentation import active_learning
+from segmentation.runfiles import run_script
+from self_supervised import pretrain
+
+SCRIPTS = {
+    "preprocess": preprocess.main,
+    "pretrain": pretrain.main,
+    "cluster": cluster.main,
+    "active_learning": active_learning.main,
+}
+DEVICE = "cpu"
+PRETRAIN = f"--width 4 --batch 8 --epochs 4 --optimizer adam --lr 0.003 --device {DEVICE}".split()
+CLUSTER = f"--k 4 --budget 12 --device {DEVICE}".split()
+LOOP = "--width 4 --initial 12 --per-round 5 --rounds 2 --epochs 3 --epochs-round 2 --batch 4"
+LOOP = f"{LOOP} --lr 0.003 --passes 3 --device {DEVICE}".split()
+
+
+def call(script, *words):
+    """Run a script's command line; SystemExit carries its exit code where it is not 0."""
+    torch.set_num_threads(1)
+    before = sys.argv
+    sys.argv = [f"{script}.py", *map(str, words)]
+    try:
+        run_script(SCRIPTS[script])
+    finally:
+        sys.argv = before
+
+
+@pytest.fixture
+def refused(capsys):
+    """refused(script, *words) checks exit code 2 and returns the one line on stderr."""
+
+    def check(script, *words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            call(script, *words)
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2
+        assert len(lines) == 1 and lines[0].startswith("error: "), lines
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """60 synthetic images at 32 x 32: 48 pool, 12 test."""
+    out = tmp_path_factory.mktemp("data") / "demo"
+    call("preprocess", "--demo", 60, "--size", 32, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def weights(data, tmp_path_factory):
+    """The folder of a short pretraining on `data`."""
+    out = tmp_path_factory.mktemp("pretrain") / "run"
+    call("pretrain", "--data", data, "--out", out, *PRETRAIN)
+    return out
+
+
+@pytest.fixture(scope="session")
+def clusters(data, weights, tmp_path_factory):
+    """The folder of cluster.py on `data` with `weights`."""
+    out = tmp_path_factory.mktemp("cluster") / "run"
+    call("cluster", "--data", data, "--weights", weights / "encoder.pt", "--out", out, *CLUSTER)
+    return out

@@ -1,0 +1,254 @@
+"""The loop by its budget arithmetic, its files and its refusals."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import LOOP, call
+
+from segmentation import metrics, query
+from segmentation.dataset import open_data
+from segmentation.runfiles import read_csv, write_json
+from segmentation.unet import UNet, load_model, save_model
+
+ARMS = {
+    "random": ["--cold-start", "random", "--query", "random"],
+    "saal": ["--cold-start", "saal", "--query", "saal", "--init", "all"],
+    "ceal": ["--cold-start", "saal", "--query", "ceal", "--init", "encoder"],
+    "entropy": ["--cold-start", "random", "--query", "entropy", "--init", "all"],
+}
+PSEUDO = ["--ceal-pseudo-from", 1, "--ceal-pseudo", 3, "--ceal-pseudo-more", 2]
+
+
+@pytest.fixture(scope="module")
+def run(data, weights, clusters, tmp_path_factory):
+    """run(arm, *options) -> the run's folder; each set of options is run once."""
+    done = {}
+
+    def make(arm, *options):
+        key = (arm, *map(str, options))
+        if key not in done:
+            done[key] = tmp_path_factory.mktemp(arm) / "seed"
+            call("active_learning", *words(done[key], arm, *options))
+        return done[key]
+
+    def words(out, arm, *options):
+        files = ["--weights", weights / "best.pt", "--clusters", clusters]
+        return ["--data", data, "--out", out, *LOOP, *files, *ARMS[arm], *options]
+
+    make.words = words
+    return make
+
+
+def state_of(folder):
+    return json.loads((folder / "state.json").read_text())
+
+
+def labelled(folder, last=99):
+    return [entry["id"] for entry in state_of(folder)["labelled"] if entry["round"] <= last]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_budget_arithmetic(data, run, arm):
+    folder, opened = run(arm, *PSEUDO), open_data(data)
+    state = state_of(folder)
+    assert [entry["labels"] for entry in state["rounds"]] == [12, 17, 22]
+    ids = labelled(folder)
+    assert len(ids) == len(set(ids)) == 22 and set(ids) <= set(opened.pool)
+    assert [entry["round"] for entry in state["labelled"]] == [0] * 12 + [1] * 5 + [2] * 5
+    assert not set(ids) & set(opened.test)
+    for number, entry in enumerate(state["rounds"]):
+        assert not set(entry["pseudo"]) & set(labelled(folder, number))
+        count = {0: 0, 1: 3, 2: 5}[number] if arm == "ceal" else 0
+        assert len(entry["pseudo"]) <= count
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_files_of_a_round(data, run, arm):
+    folder, opened = run(arm, *PSEUDO), open_data(data)
+    for number in range(3):
+        round_folder = folder / f"round_{number:02d}"
+        rows = read_csv(round_folder / "metrics.csv")
+        assert [row["id"] for row in rows] == opened.test
+        assert tuple(rows[0]) == ("id", *metrics.NAMES)
+        assert len(read_csv(round_folder / "log.csv")) == (3 if number == 0 else 2)
+        if number:
+            before = set(labelled(folder, number - 1))
+            unlabelled = [name for name in opened.pool if name not in before]
+            scored = read_csv(round_folder / "scores.csv")
+            assert [row["id"] for row in scored] == unlabelled
+            value = {row["id"]: float(row["score"]) for row in scored}
+            for entry in state_of(folder)["labelled"]:
+                if entry["round"] == number:
+                    assert entry["score"] == value[entry["id"]]
+    assert (folder / "round_02" / "weights.pt").exists()
+    assert not (folder / "round_01" / "weights.pt").exists()
+
+
+def test_entropy_asks_for_the_highest_scores(run):
+    folder = run("entropy", *PSEUDO)
+    for number in (1, 2):
+        rows = read_csv(folder / f"round_{number:02d}" / "scores.csv")
+        best = sorted(rows, key=lambda row: -float(row["score"]))[:5]
+        asked = [e["id"] for e in state_of(folder)["labelled"] if e["round"] == number]
+        assert asked == [row["id"] for row in best]
+
+
+def test_cold_start_of_saal_is_the_selection_file(run, clusters):
+    selection = json.loads((clusters / "selection.json").read_text())["selection"]
+    assert labelled(run("saal", *PSEUDO), 0) == [entry["id"] for entry in selection]
+    assert labelled(run("ceal", *PSEUDO), 0) == [entry["id"] for entry in selection]
+
+
+def test_each_random_seed_draws_its_own_set(run):
+    sets = {tuple(sorted(labelled(run("random", *PSEUDO, "--seed", s), 0))) for s in (0, 1, 2)}
+    assert len(sets) == 3
+
+
+def test_arms_of_one_seed_share_what_they_can(run):
+    """Same seed, same cold start, same first weights: round 0 is the same whatever the query."""
+    short = ["--rounds", 0]
+    one = run("saal", *short) / "round_00" / "metrics.csv"
+    two = run("saal", *short, "--query", "random") / "round_00" / "metrics.csv"
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_metrics_are_those_of_the_saved_weights(data, run):
+    folder, opened = run("random", *PSEUDO), open_data(data)
+    model = load_model(folder / "round_02" / "weights.pt")
+    images = opened.load_images(opened.test).float() / 255
+    with torch.no_grad():
+        predicted = (model(images)[:, 0].sigmoid() > 0.5).numpy()
+    expected = metrics.per_image(predicted, opened.load_masks(opened.test).numpy())
+    rows = read_csv(folder / "round_02" / "metrics.csv")
+    assert [float(row["dice"]) for row in rows] == [row["dice"] for row in expected]
+
+
+def test_pseudo_labels_serve_one_round_and_stay_unlabelled(run):
+    folder = run("ceal", *PSEUDO)
+    rounds = state_of(folder)["rounds"]
+    assert rounds[1]["pseudo"]
+    scored = {row["id"] for row in read_csv(folder / "round_02" / "scores.csv")}
+    assert set(rounds[1]["pseudo"]) <= scored
+    without = run("ceal")
+    assert all(not entry["pseudo"] for entry in state_of(without)["rounds"])
+    assert labelled(without, 1) == labelled(folder, 1)  # the same scores in round 1
+
+
+def test_ceal_is_the_rule_applied_to_its_scores(data, run):
+    folder = run("ceal", *PSEUDO)
+    rows = read_csv(folder / "round_01" / "scores.csv")
+    scores = np.array([float(row["score"]) for row in rows])
+    entries = [e for e in state_of(folder)["labelled"] if e["round"] == 1]
+    sources = [entry["source"] for entry in entries]
+    settings = query.CealSettings(pseudo_from=1, pseudo=3, pseudo_more=2)
+    wanted = query.largest_remainder(
+        [settings.no_detection, settings.uncertain, settings.random], 5
+    )
+    least = [e["score"] for e in entries if e["source"] == "ceal no detection"]
+    assert sorted(least) == sorted(scores)[: wanted[0]]
+    assert len(sources) == 5 and {s.split()[0] for s in sources} == {"ceal"}
+
+
+def test_all_of_the_pool(data, run):
+    folder = run("random", "--initial", "all", "--rounds", 0)
+    assert sorted(labelled(folder)) == open_data(data).pool
+
+
+def test_from_scratch_begins_anew(run):
+    """Round 1 from scratch trains for --epochs, and equals a run that had its labels at once."""
+    folder = run("random", "--from-scratch", "--rounds", 1)
+    assert len(read_csv(folder / "round_01" / "log.csv")) == 3
+    assert (folder / "round_00" / "metrics.csv").read_bytes() == (
+        run("random", *PSEUDO) / "round_00" / "metrics.csv"
+    ).read_bytes()
+
+
+def test_keep_weights(run):
+    folder = run("random", "--keep-weights", "--rounds", 1)
+    assert (folder / "round_00" / "weights.pt").exists()
+
+
+def test_a_finished_run_is_skipped(run, capsys):
+    folder = run("random", *PSEUDO)
+    before = (folder / "state.json").read_bytes()
+    call("active_learning", *run.words(folder, "random", *PSEUDO))
+    assert "finished already" in capsys.readouterr().out
+    assert (folder / "state.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--initial", 45], "a budget of 55 labels (45 + 2 x 5) is larger than the pool of 48"),
+        (["--initial", "many"], "--initial many"),
+        (["--initial", 0], "--initial 0"),
+        (["--initial", 20], "selection.json: chose 12 images"),
+        (["--query", "bald"], "--query"),
+        (["--queri", "random"], "--queri"),
+        (["--width", 8], "best.pt: weights of width 4, but this network has 8"),
+        (["--weights", "none.pt"], "none.pt: not found"),
+        (["--clusters", "nowhere"], "nowhere/selection.json: not found"),
+        (["--data", "nowhere"], "nowhere: no such data folder"),
+        (["--rounds", -1], "--rounds"),
+        (["--device", "tpu9"], "--device tpu9"),
+    ],
+)
+def test_bad_input(run, tmp_path, refused, options, word):
+    assert word in refused("active_learning", *run.words(tmp_path / "out", "saal", *options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_option_needs(data, tmp_path, refused):
+    words = ["--data", data, "--out", tmp_path / "out", *LOOP]
+    assert "needs --weights" in refused("active_learning", *words, "--init", "all")
+    assert "need --clusters" in refused("active_learning", *words, "--query", "saal")
+
+
+def test_clusters_of_other_weights_are_refused(run, tmp_path, refused):
+    torch.manual_seed(1)
+    save_model(tmp_path / "best.pt", UNet(width=4))
+    words = run.words(tmp_path / "out", "saal", "--weights", tmp_path / "best.pt")
+    assert "made from the features of other weights" in refused("active_learning", *words)
+
+
+def test_clusters_and_selection_must_belong_together(run, clusters, tmp_path, refused):
+    copy = shutil.copytree(clusters, tmp_path / "clusters")
+    content = json.loads((copy / "selection.json").read_text())
+    write_json(copy / "selection.json", {**content, "features_sha256": "0" * 64})
+    line = refused("active_learning", *run.words(tmp_path / "out", "saal", "--clusters", copy))
+    assert "clusters.npz: of other features than selection.json" in line
+
+
+def test_another_setting_in_the_same_folder_is_refused(run, refused):
+    folder = run("random", *PSEUDO)
+    line = refused("active_learning", *run.words(folder, "random", *PSEUDO, "--lr", 0.1))
+    assert "made with --lr 0.003, not 0.1" in line
+
+
+def test_images_without_masks_are_left_out_of_the_simulation(tmp_path, capsys):
+    call("preprocess", "--demo", 20, "--size", 32, "--out", tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    splits = json.loads((tmp_path / "data" / "splits.json").read_text())
+    lost = splits["pool"][0]
+    for row in manifest["rows"]:
+        if row["id"] == lost:
+            row["mask"] = None
+    write_json(tmp_path / "data" / "manifest.json", manifest)
+    options = [
+        "--width",
+        "2",
+        "--initial",
+        "all",
+        "--rounds",
+        "0",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    call("active_learning", "--data", tmp_path / "data", "--out", tmp_path / "out", *options)
+    assert "1 pool images have no mask" in capsys.readouterr().out
+    assert lost not in labelled(tmp_path / "out") and len(labelled(tmp_path / "out")) == 15

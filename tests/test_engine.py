@@ -1,0 +1,103 @@
+"""Loss, training and evaluation of one model."""
+
+import numpy as np
+import pytest
+import torch
+
+from segmentation import engine
+from segmentation.dataset import open_data, to_input
+from segmentation.losses import segmentation_loss, soft_dice_loss
+from segmentation.runfiles import UserError
+from segmentation.unet import UNet
+
+
+def test_soft_dice_by_hand():
+    p = torch.tensor([[[0.5, 1.0]], [[0.0, 0.0]]])
+    y = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]]])
+    first = 1 - (2 * 1.0 + 1) / (1.5 + 1.0 + 1)
+    assert soft_dice_loss(p, y).item() == pytest.approx((first + 0) / 2)
+
+
+def test_loss_is_half_cross_entropy_half_dice():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 4, generator=generator)
+    masks = (torch.rand(3, 4, 4, generator=generator) > 0.5).to(torch.uint8)
+    p, y = 1 / (1 + np.exp(-logits.double().numpy())), masks.double().numpy()
+    entropy = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    expected = 0.5 * (entropy + soft_dice_loss(torch.tensor(p), torch.tensor(y)).item())
+    assert segmentation_loss(logits, masks).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_perfect_logits_have_no_loss():
+    masks = torch.zeros(1, 8, 8)
+    masks[:, 2:5] = 1
+    assert segmentation_loss((masks - 0.5) * 1000, masks).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_batches_cover_everything_once():
+    parts = engine.batches(10, 4)
+    assert [list(range(10))[part] for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert engine.batches(0, 4) == []
+
+
+def discs(count=12, size=32, seed=0):
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    centres = rng.uniform(10, 22, (count, 2, 1, 1))
+    masks = ((y - centres[:, 0]) ** 2 + (x - centres[:, 1]) ** 2 < 49).astype(np.uint8)
+    images = (200 - 120 * masks + rng.normal(0, 8, masks.shape)).clip(0, 255).astype(np.uint8)
+    return torch.from_numpy(images)[:, None], torch.from_numpy(masks)
+
+
+def train(epochs, seed=0, images_masks=None, batch=4):
+    torch.manual_seed(3)
+    model = UNet(width=4, dropout=0.5)
+    images, masks = images_masks or discs()
+    rows = engine.train(
+        model, images, masks, epochs, batch, 0.003, seed, ("t",), torch.device("cpu")
+    )
+    return model, rows
+
+
+def test_training_learns_discs():
+    model, rows = train(40)
+    assert [row["epoch"] for row in rows] == list(range(40))
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    images, masks = discs(seed=9)
+    predicted = engine.segment(model, images, 5, "cpu")
+    assert predicted.dtype == np.uint8 and set(np.unique(predicted)) <= {0, 1}
+    overlap = 2 * (predicted * masks.numpy()).sum() / (predicted.sum() + masks.numpy().sum())
+    assert overlap > 0.85
+
+
+def test_training_is_set_by_its_seed():
+    a, b, c = train(2)[0], train(2)[0], train(2, seed=1)[0]
+    same = [torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True)]
+    other = [torch.equal(x, y) for x, y in zip(a.parameters(), c.parameters(), strict=True)]
+    assert all(same) and not all(other)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_where():
+    images, masks = discs()
+    torch.manual_seed(0)
+    model = UNet(width=4)
+    with torch.no_grad():
+        model.head.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="t/5, epoch 0: the loss is nan"):
+        engine.train(model, images, masks, 1, 4, 0.1, 0, ("t", 5), torch.device("cpu"))
+
+
+def test_evaluation_names_each_image_and_ignores_the_batch(data):
+    opened = open_data(data)
+    torch.manual_seed(0)
+    model = UNet(width=4)
+    one = engine.evaluate(model, opened, opened.test, 1, "cpu")
+    many = engine.evaluate(model, opened, opened.test, 7, "cpu")
+    assert [row["id"] for row in one] == opened.test
+    assert one == many
+
+
+def test_input_scale_is_one_and_the_same():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert to_input(images).tolist() == pytest.approx([0, 0.2, 1])
+    assert images.tolist() == [0, 51, 255]

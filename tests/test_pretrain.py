@@ -1,0 +1,178 @@
+"""Restoration pretraining as a stage."""
+
+import json
+
+import pytest
+import torch
+from conftest import PRETRAIN, call
+
+from segmentation.dataset import open_data, to_input
+from segmentation.runfiles import read_csv
+from segmentation.unet import encoder_sha256, load_encoder, load_model
+from self_supervised import pretrain
+
+
+def test_it_writes_its_files_and_learns(weights):
+    names = {path.name for path in weights.iterdir()}
+    assert names == {
+        "args.json",
+        "env.json",
+        "log.csv",
+        "best.pt",
+        "last.pt",
+        "encoder.pt",
+        "restorations.png",
+    }
+    rows = read_csv(weights / "log.csv")
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    loss = [float(row["validation_loss"]) for row in rows]
+    assert min(loss) < float(rows[0]["validation_corrupted"])
+    assert min(loss[1:]) < loss[0]
+    assert len({row["validation_corrupted"] for row in rows}) == 1  # corrupted alike each epoch
+    model = load_model(weights / "best.pt")
+    assert encoder_sha256(model) == encoder_sha256(load_encoder(weights / "encoder.pt"))
+    assert json.loads((weights / "args.json").read_text())["args"]["width"] == 4
+
+
+def test_output_goes_through_one_sigmoid_and_can_reach_black_and_white(weights):
+    """The released code applied it twice, so nothing below 0.5 or above 0.73 could be restored."""
+    model = load_model(weights / "best.pt")
+    images = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(pretrain.restore(model, images), torch.sigmoid(model(images)))
+        model.head.bias.fill_(-30)
+        assert pretrain.restore(model, images).max() < 0.01
+
+
+def test_validation_is_a_part_of_the_pool_and_the_test_images_are_never_read(data):
+    opened = open_data(data)
+    train, held = pretrain.split_validation(opened.pool, 0.1, 0)
+    assert sorted(train + held) == opened.pool and len(held) == 5
+    assert not set(opened.test) & set(train + held)
+    assert pretrain.split_validation(opened.pool, 0.1, 0) == (train, held)
+    assert pretrain.split_validation(opened.pool, 0.1, 1) != (train, held)
+
+
+def test_early_stopping(data, tmp_path, capsys):
+    options = [
+        "--width",
+        "2",
+        "--epochs",
+        "40",
+        "--patience",
+        "1",
+        "--lr",
+        "0",
+        "--batch",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    call("pretrain", "--data", data, "--out", tmp_path, *options)
+    rows = read_csv(tmp_path / "log.csv")
+    loss = [float(row["validation_loss"]) for row in rows]
+    best = loss.index(min(loss))
+    assert len(rows) == best + 2 < 40
+    assert "stopping" in capsys.readouterr().out
+
+
+def test_learning_rate_is_halved_by_step(data, tmp_path):
+    options = [
+        "--width",
+        "2",
+        "--epochs",
+        "5",
+        "--step",
+        "2",
+        "--lr",
+        "0.04",
+        "--batch",
+        "16",
+        "--device",
+        "cpu",
+    ]
+    call("pretrain", "--data", data, "--out", tmp_path, *options)
+    rates = [float(row["lr"]) for row in read_csv(tmp_path / "log.csv")]
+    assert rates == pytest.approx([0.04, 0.04, 0.02, 0.02, 0.01])
+
+
+def test_a_finished_stage_is_skipped_and_other_options_are_refused(data, weights, capsys, refused):
+    before = {path.name: path.read_bytes() for path in weights.iterdir()}
+    call("pretrain", "--data", data, "--out", weights, *PRETRAIN)
+    assert "finished already" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in weights.iterdir()} == before
+    line = refused("pretrain", "--data", data, "--out", weights, *PRETRAIN, "--seed", 1)
+    assert "--seed 0, not 1" in line
+
+
+def test_bfloat16_runs_and_learns(data, tmp_path):
+    options = [*PRETRAIN, "--amp", "bf16", "--width", 2, "--epochs", 2]
+    call("pretrain", "--data", data, "--out", tmp_path, *options)
+    loss = [float(row["validation_loss"]) for row in read_csv(tmp_path / "log.csv")]
+    assert loss[1] < loss[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--lr", "fast"], "--lr"),
+        (["--epochs", "0"], "--epochs"),
+        (["--validation", "1"], "--validation"),
+        (["--widht", "8"], "--widht"),
+        (["--wid", "8"], "--wid"),
+        (["--data", "nowhere"], "nowhere: no such data folder"),
+        (["--lr", "1e30", "--width", "2"], "epoch 0: the loss is"),
+    ],
+)
+def test_bad_input(data, tmp_path, refused, options, word):
+    words = ["--data", data, "--out", tmp_path / "run", "--device", "cpu", "--batch", "8", *options]
+    assert word in refused("pretrain", *words)
+
+
+def test_validation_error_is_the_mean_over_images(data, weights):
+    """Batches of 16 and the last, smaller one weigh by their images."""
+    opened, model = open_data(data), load_model(weights / "best.pt")
+    args = pretrain_args(data)
+    ids = opened.pool[:21]
+    error, corrupted = pretrain.validate(model, opened, ids, args, torch.device("cpu"))
+    generator = pretrain.torch_rng(args.seed, "pretrain", "validation", "corrupt")
+    parts = [
+        pretrain.corrupt(to_input(opened.load_images(part)), generator, pretrain.rates_of(args))
+        for part in (ids[:16], ids[16:])
+    ]
+    inputs, clean = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    with torch.no_grad():
+        restored = pretrain.restore(model, inputs)
+    assert error == pytest.approx(((restored - clean) ** 2).mean().item(), rel=1e-4)
+    assert corrupted == pytest.approx(((inputs - clean) ** 2).mean().item(), rel=1e-4)
+
+
+def pretrain_args(data):
+    import sys
+
+    before, sys.argv = sys.argv, ["pretrain.py", "--data", str(data), "--out", "x"]
+    try:
+        return pretrain.parse_args()
+    finally:
+        sys.argv = before
+
+
+def test_the_defaults_are_the_papers(data):
+    args = vars(pretrain_args(data))
+    paper = {
+        "width": 64,
+        "batch": 1,
+        "epochs": 10000,
+        "patience": 50,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "step": 40,
+        "gamma": 0.5,
+        "flip": 0.4,
+        "shuffle": 0.5,
+        "nonlinear": 0.9,
+        "paint": 0.9,
+        "inpaint": 0.2,
+    }
+    assert {name: args[name] for name in paper} == paper

@@ -63,7 +63,8 @@ choose PASSES        20       20        20          # Monte Carlo passes of CEAL
 # random-scratch (cold start and query of each: see arm_options below).
 : "${ARMS:=full saal-ceal saal-saal random-entropy random-pretrained random-scratch}"
 : "${BASELINE:=random-pretrained}"  # the arm that the others are compared with, seed by seed
-: "${RUN:=runs/$PRESET}"  # where everything is written
+: "${RUN:=runs/$PRESET}"  # where everything is written but the arrays,
+# which go to DATA_OUT: data/ and the names of data and size, unless it is set
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
 : "${JOBS:=}"             # arms trained at once; empty: one on a GPU, one per core on a CPU
 : "${PYTHON:=python3}"    # used as it is if it has every requirement; else it makes .venv
@@ -84,20 +85,29 @@ arm_options() { # the options that make an arm what it is
   esac
 }
 
-complete() { # PYTHON MODULE...: does this Python have them all?
+complete() { # PYTHON REQUIREMENTS...: does this Python have all that these files ask for?
   "$1" - "${@:2}" 2>/dev/null <<'CHECK'
-import importlib.util, sys
-sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[1:]))
+import re, sys
+from importlib.metadata import distributions
+
+def numbers(version):
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+have = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in distributions()}
+for build in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"):
+    if build in have:  # any build of OpenCV will do
+        have.setdefault("opencv-python-headless", have[build])
+for path in sys.argv[1:]:
+    for name, least in re.findall(r"^([\w-]+)[=>]=([\d.]+)", open(path).read(), re.MULTILINE):
+        if numbers(have.get(name, "")) < numbers(least):
+            sys.exit(1)
 CHECK
 }
 
-set_up() { # MODULES REQUIREMENTS...: sets PYTHON to an interpreter that has what is needed
-  local modules=$1
-  shift
-  # shellcheck disable=SC2086
-  if complete "$PYTHON" $modules; then return; fi
-  if ! complete .venv/bin/python $modules; then
-    echo "+ $PYTHON -m venv .venv, then pip install ${*/#/-r } (several GB; minutes, once)"
+set_up() { # REQUIREMENTS...: sets PYTHON to an interpreter that has what is needed
+  if complete "$PYTHON" "$@"; then return; fi
+  if ! complete .venv/bin/python "$@"; then
+    echo "+ $PYTHON -m venv .venv; .venv/bin/python -m pip install ${*/#/-r } (minutes, once)"
     "$PYTHON" -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "${@/#/-r}"
   fi
@@ -119,17 +129,16 @@ train_arm() { # ARM SEED: one run of the table
     sed -u "s|^|[$1 seed$2] |"
 }
 
-MODULES="torch torchvision numpy scipy sklearn skimage cv2 PIL matplotlib tqdm"
 case ${1:-} in
   test)
-    set_up "$MODULES pytest ruff medpy isic_challenge_scoring" requirements.txt tests/requirements.txt
+    set_up requirements.txt tests/requirements.txt
     run "$PYTHON" -m pytest "${@:2}"
     exit ;;
   "") ;;
   *) echo "error: run.sh $1 is not known; give nothing, or test" >&2 && exit 2 ;;
 esac
 for arm in $ARMS; do arm_options "$arm" >/dev/null; done
-set_up "$MODULES" requirements.txt
+set_up requirements.txt
 
 # Data
 suffix=$SIZE$([ "$GRAY" = 1 ] && echo gray || echo colour)
@@ -138,14 +147,14 @@ preparing=(--size "$SIZE" --seed "$SPLIT_SEED" $([ "$GRAY" = 1 ] && echo --gray 
 [ -z "$TEST_COUNT" ] || preparing+=(--test-count "$TEST_COUNT")
 case $DATA in
   demo)
-    DATA_OUT=data/demo-$suffix
+    : "${DATA_OUT:=data/demo-$suffix}"
     run "$PYTHON" preprocess.py --demo "$DEMO_IMAGES" --out "$DATA_OUT" "${preparing[@]}" ;;
   isic2017)
-    DATA_OUT=data/isic2017-$suffix
+    : "${DATA_OUT:=data/isic2017-$suffix}"
     run "$PYTHON" preprocess.py --download --root downloads/isic2017 --out "$DATA_OUT" \
       "${preparing[@]}" ;;
   *)
-    DATA_OUT=data/$(basename "$DATA")-$suffix
+    : "${DATA_OUT:=data/$(basename "$DATA")-$suffix}"
     run "$PYTHON" preprocess.py --root "$DATA" --out "$DATA_OUT" "${preparing[@]}" ;;
 esac
 

@@ -10,9 +10,10 @@ and trains for --epochs-round from the last weights. The masks of the data folde
 After every round each test image is measured; the test images decide nothing.
 
 Writes to --out: `state.json` (which id was labelled in which round, with what score, by which
-rule), and in `round_RR/`: `scores.csv` (every unlabelled image before the query; larger is more
-wanted), `log.csv`, `metrics.csv` (every test image) and `weights.pt` (of the last round, or of all
-with --keep-weights). Called again after a kill it goes on with the round that was under way and
+rule), and in `round_RR/`: `scores.csv` (what the rule saw of every unlabelled image: uncertainty,
+minus the distance to the own centroid for saal, a uniform draw for random), `log.csv`,
+`metrics.csv` (every test image) and `weights.pt` (of the last round, or of all with
+--keep-weights). Called again after a kill it goes on with the round that was under way and
 ends as if nothing had happened: every random number comes from (seed, round, purpose).
 """
 
@@ -150,6 +151,7 @@ class Loop:
         self.state_path = args.out / "state.json"
         self.state = {
             "seed": args.seed,
+            "data": self.data.fingerprint,
             "synthetic": self.data.synthetic,
             "rounds_planned": args.rounds,
             "rounds": [],

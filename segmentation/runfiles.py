@@ -302,4 +302,5 @@ def begin_stage(folder, args, inputs):
                     )
     else:
         write_json(path, settings)
-    write_json(folder / "env.json", environment())
+    if not (folder / "env.json").exists():  # of the first call: a later one may find it finished
+        write_json(folder / "env.json", environment())

@@ -78,13 +78,19 @@ def read_runs(folder, arms=None):
     """The finished runs under `folder`, and notes on the others.
 
     `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError where
-    no run is finished, an arm of `arms` has no run, or the test images of two runs differ.
+    no run is finished, an arm of `arms` has no run, or two runs differ in their data.
     """
     states = read_states(folder, arms)
     done = [pair for pair in states if is_finished(pair[1])]
     if not done:
         raise UserError(f"{folder}: no run is finished; continue segmentation/active_learning.py")
     run_folder, state = done[0]
+    for other, its_state in done:
+        if its_state.get("data") != state.get("data"):
+            raise UserError(
+                f"{other}/state.json: is of other data than {run_folder}; "
+                "keep runs on different data in different --runs folders"
+            )
     test_ids = set(read_metrics(metrics_path(run_folder, state["rounds"][0])))
     unfinished = [
         f"{run_folder.parent.name}/{run_folder.name} ({len(state['rounds'])})"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from segmentation.runfiles import UserError, run_script, write_csv, write_json
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def write_run(runs, arm, seed, dice, labels=(10, 20), planned=None, synthetic=False, ids="ab"):
+def write_run(
+    runs, arm, seed, dice, labels=(10, 20), planned=None, synthetic=False, ids="ab", data="1"
+):
     """A run folder whose test images have a Dice of `dice[r]` -+ 0.1 in round r."""
     folder = runs / arm / f"seed{seed}"
     for number, value in enumerate(dice):
@@ -25,6 +28,7 @@ def write_run(runs, arm, seed, dice, labels=(10, 20), planned=None, synthetic=Fa
         write_csv(folder / f"round_{number:02d}" / "metrics.csv", rows)
     state = {
         "seed": seed,
+        "data": data,
         "synthetic": synthetic,
         "rounds_planned": len(labels) - 1 if planned is None else planned,
         "rounds": [
@@ -144,6 +148,9 @@ def test_bad_input(runs, tmp_path):
     write_run(tmp_path / "short", "a", 0, (0.5,))
     assert "no run is finished" in message(folder=tmp_path / "short")
 
+    write_run(runs, "other-data", 0, (0.5, 0.5), data="2")
+    assert "other-data/seed0/state.json: is of other data" in message()
+    shutil.rmtree(runs / "other-data")
     folder = write_run(runs, "a-other-ids", 0, (0.5, 0.5), ids="ac")
     assert "has other test images" in message()
     path = folder / "round_01" / "metrics.csv"

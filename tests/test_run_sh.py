@@ -1,0 +1,84 @@
+"""run.sh drives the whole pipeline on tiny images, skips what is done, and refuses nonsense."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "DEMO_IMAGES": 40,
+    "SIZE": 32,
+    "WIDTH": 2,
+    "PRE_EPOCHS": 2,
+    "K": 3,
+    "INITIAL": 8,
+    "PER_ROUND": 4,
+    "ROUNDS": 1,
+    "EPOCHS": 2,
+    "EPOCHS_ROUND": 1,
+    "FULL_EPOCHS": 1,
+    "PASSES": 2,
+    "SEEDS": "0 1",
+    "ARMS": "saal-ceal full",
+    "JOBS": 2,
+    "DEVICE": "cpu",
+    "PYTHON": sys.executable,
+}
+
+
+def run(*words, **settings):
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    return subprocess.run(
+        ["bash", "run.sh", *words], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_whole_pipeline(tmp_path):
+    settings = {**TINY, "RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data"}
+    first = run(**settings)
+    assert first.returncode == 0, first.stderr
+    commands = [line for line in first.stdout.splitlines() if "+ " in line]
+    for script in ("preprocess", "pretrain", "cluster", "active_learning", "tables", "evaluate"):
+        times = 4 if script == "active_learning" else 1
+        assert sum(f"{script}.py --" in line for line in commands) == times
+    assert "| saal-ceal | 12 | 2 |" in first.stdout
+    assert "| full | 32 | 2 |" in first.stdout
+    assert "ynthetic demo data" in first.stdout
+    pictures = first.stdout.split("Pictures:\n")[1].split()
+    assert [Path(name).name for name in pictures] == [
+        "latent.png",
+        "selection.png",
+        "cases.png",
+        "restorations.png",
+        "learning_curves.png",
+    ]
+
+    kept = [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".pt", ".npz")]
+    times = [path.stat().st_mtime_ns for path in kept]
+    second = run(**settings)
+    assert second.returncode == 0
+    assert second.stdout.count("finished already") == 6
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert second.stdout.split("Pictures:")[1] == first.stdout.split("Pictures:")[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "message"),
+    [
+        ({"PRESET": "huge"}, (), "PRESET=huge is not a preset"),
+        ({"ARMS": "full best"}, (), "ARMS has best"),
+        ({}, ("tests",), "run.sh tests is not known"),
+        ({"DATA": "nowhere"}, (), "nowhere: no such folder"),
+        ({"SIZE": "50"}, (), "50: each side must be a multiple of 16"),
+    ],
+)
+def test_bad_input(tmp_path, settings, words, message):
+    here = {"RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data", "PYTHON": sys.executable}
+    result = run(*words, **here, **settings)
+    assert result.returncode == 2
+    errors = result.stderr.splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
+    assert not (tmp_path / "run").exists()

@@ -158,16 +158,14 @@ def main():
         centroids=clusters.centroids,
         **origin,
     )
-    note = "synthetic demo data" if data.synthetic else ""
     points, method = project(used, seed)
     mark = np.isin(np.arange(len(used)), chosen)
-    title = f"{method} of the pool's features, {args.budget} of {len(used)} chosen"
-    title += f" ({note})" if note else ""
+    title = f"{method} of the pool's features, {args.budget} of {len(used)} chosen{data.note}"
     pictures.latent_map(args.out / "latent.png", points, clusters.cluster, mark, title)
     ids = [data.pool[place] for place in chosen]
     images = data.load_images(ids).permute(0, 2, 3, 1).numpy()
     pictures.selection_sheet(
-        args.out / "selection.png", images, clusters.cluster[chosen], ids, note.capitalize()
+        args.out / "selection.png", images, clusters.cluster[chosen], ids, data.note.strip()
     )
     write_json(
         args.out / "selection.json",
@@ -191,7 +189,9 @@ def main():
     for k, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):
         print(f"{k:7d} {size:5d} {quota:7d}")
     shown = "not defined" if silhouette is None else f"{silhouette:.3f}"
-    print(f"k-means: {args.k} clusters, best of {args.n_init} starts, silhouette {shown}")
+    print(
+        f"k-means: {args.k} clusters, best of {args.n_init} starts, silhouette {shown}{data.note}"
+    )
     print(f"wrote {len(ids)} ids to {args.out}/selection.json, in the order to label them")
 
 

@@ -314,7 +314,7 @@ class Loop:
         extra = f" + {len(pseudo)} pseudo-labels" if pseudo else ""
         print(
             f"round {number}/{args.rounds}: {len(ids)} labels{extra}, test Dice "
-            f"{100 * mean['dice']:.2f} %{' (synthetic data)' if self.data.synthetic else ''}, "
+            f"{100 * mean['dice']:.2f} %{self.data.note}, "
             f"{sum(row['seconds'] for row in log):.1f} s of training{'; ' + note if note else ''}",
             flush=True,
         )

@@ -35,6 +35,11 @@ class Data:
         """1 (grayscale) or 3 (RGB)."""
         return self.images.shape[-1]
 
+    @property
+    def note(self):
+        """What to print beside every number that was measured here: empty for real images."""
+        return " (synthetic demo data)" if self.synthetic else ""
+
     def rows(self, ids):
         """Rows of `ids`, int64. UserError names an id that the data set does not have."""
         try:

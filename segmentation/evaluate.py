@@ -78,7 +78,7 @@ def draw_cases(path, model, data, rows, batch, device):
         data.load_masks(ids).numpy(),
         engine.segment(model, images, batch, device),
         [f"{kind}: {row['id']}\nDice {100 * row['dice']:.1f} %" for kind, row in chosen],
-        title="Synthetic demo data" if data.synthetic else "",
+        title=data.note.strip(),
         columns=sum(kind == "best" for kind, _ in chosen),
     )
 
@@ -109,9 +109,8 @@ def main():
             "mean": mean,
         },
     )
-    note = " (synthetic demo data)" if data.synthetic else ""
     print(
-        f"{len(rows)} {args.split} images{note}: Dice {100 * mean['dice']:.1f} %, "
+        f"{len(rows)} {args.split} images{data.note}: Dice {100 * mean['dice']:.1f} %, "
         f"Jaccard {100 * mean['jaccard']:.1f} %, HD95 {mean['hd95']:.1f} px; see {args.out}"
     )
 

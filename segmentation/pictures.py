@@ -43,7 +43,7 @@ def show(axes, image):
 # Pretraining ------------------------------------------------------------------------------------
 
 
-def restorations(path, corrupted, restored, clean):
+def restorations(path, corrupted, restored, clean, title=""):
     """Three rows of images, one column per image.
 
     All three are float tensors or arrays n x C x H x W in [0,1], on the CPU; values outside are
@@ -56,6 +56,8 @@ def restorations(path, corrupted, restored, clean):
         for axes, image in zip(line, np.asarray(images), strict=True):
             show(axes, image.transpose(1, 2, 0))
         line[0].set_ylabel(name, fontsize=11, color=INK)
+    if title:
+        figure.suptitle(title, fontsize=11)
     save(figure, path, dpi=120)
 
 

@@ -150,7 +150,7 @@ def draw_restorations(path, model, data, ids, args, device):
     images = to_input(data.load_images(ids[:8]).to(device))
     corrupted, clean = corrupt(images, generator, rates_of(args))
     restored = restore(model.to(device).eval(), corrupted)
-    pictures.restorations(path, corrupted.cpu(), restored.cpu(), clean.cpu())
+    pictures.restorations(path, corrupted.cpu(), restored.cpu(), clean.cpu(), data.note.strip())
 
 
 def main():
@@ -162,7 +162,10 @@ def main():
         print(f"{args.out}: finished already")
         return
     train_ids, held_ids = split_validation(data.pool, args.validation, args.seed)
-    print(f"pretraining on {len(train_ids)} images, validating on {len(held_ids)}, on {device}")
+    print(
+        f"pretraining on {len(train_ids)} images{data.note}, validating on {len(held_ids)}, "
+        f"on {device}"
+    )
 
     torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))
     model = UNet(data.channels, data.channels, args.width).to(device)
@@ -198,7 +201,7 @@ def main():
             }
         )
         print(
-            f"epoch {epoch}: loss {loss:.5f}, validation {error:.5f} "
+            f"epoch {epoch}{data.note}: loss {loss:.5f}, validation {error:.5f} "
             f"(corrupted images: {untouched:.5f}), {rows[-1]['seconds']:.1f} s",
             flush=True,
         )
@@ -222,7 +225,7 @@ def main():
     draw_restorations(args.out / "restorations.png", model, data, held_ids, args, device)
     save_model(args.out / "encoder.pt", model, parts=("encoder",))
     print(
-        f"best validation loss {best:.5f} at epoch {best_epoch} of {len(rows)}; "
+        f"best validation loss {best:.5f} at epoch {best_epoch} of {len(rows)}{data.note}; "
         f"wrote {args.out}/encoder.pt (encoder {encoder_sha256(model)[:12]})"
     )
 

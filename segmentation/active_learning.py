@@ -93,7 +93,7 @@ def labelled_pool(data):
     if len(pool) < len(data.pool):
         print(f"{len(data.pool) - len(pool)} pool images have no mask and are left out")
     if not data.test:
-        raise UserError(f"{data.folder}: has no test images; make some with preprocess.py")
+        raise UserError(f"{data.folder}: has no test images; add masks and run preprocess.py again")
     return pool
 
 

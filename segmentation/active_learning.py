@@ -97,17 +97,18 @@ def labelled_pool(data):
     return pool
 
 
-def load_clusters(folder, weights, pool):
+def load_clusters(folder, weights, encoder, pool):
     """cluster.py's selection and clusters, checked against each other, the weights and the pool.
 
-    Returns the list of selected entries, and cluster and distance of each image of `pool`.
+    `encoder` is the hash of the encoder in the file `weights`, or None without weights. Returns
+    the list of selected entries, and cluster and distance of each image of `pool`.
     """
     mend = "run cluster.py"
     chosen = read_json(folder / "selection.json", mend)
     clusters = read_npz(folder / "clusters.npz", mend)
     if str(clusters["features_sha256"]) != chosen["features_sha256"]:
         raise UserError(f"{folder}/clusters.npz: of other features than selection.json; {mend}")
-    if weights is not None and encoder_sha256(load_encoder(weights)) != chosen["encoder_sha256"]:
+    if encoder not in (None, chosen["encoder_sha256"]):
         raise UserError(
             f"{folder}/selection.json: made from the features of other weights than {weights}; "
             f"{mend} with these weights"
@@ -140,13 +141,14 @@ class Loop:
             )
         inputs = {"data": self.data.fingerprint}
         if args.weights is not None:
-            inputs["weights"] = encoder_sha256(load_encoder(args.weights))
+            inputs["weights"] = encoder_sha256(load_encoder(args.weights))  # read once: it is large
         if args.clusters is not None:
             self.selection, self.cluster, self.distance = load_clusters(
-                args.clusters, args.weights, self.pool
+                args.clusters, args.weights, inputs.get("weights"), self.pool
             )
             inputs["clusters"] = sha256_file(args.clusters / "selection.json")
-        self.first_model(), self.cold_start()  # refuse what does not fit before writing anything
+        self.first_model()  # both refuse what does not fit, before anything is written
+        self.cold_start()
         begin_stage(args.out, args, inputs)
         self.state_path = args.out / "state.json"
         self.state = {

@@ -4,6 +4,7 @@
 and one-line errors, but without the seconds that importing torch takes.
 """
 
+import contextlib
 import os
 import sys
 
@@ -31,15 +32,22 @@ LOOP = "--width 4 --initial 12 --per-round 5 --rounds 2 --epochs 3 --epochs-roun
 LOOP = f"{LOOP} --lr 0.003 --passes 3 --device {DEVICE}".split()
 
 
-def call(script, *words):
-    """Run a script's command line; SystemExit carries its exit code where it is not 0."""
-    torch.set_num_threads(1)
+@contextlib.contextmanager
+def command_line(script, *words):
+    """Within it, sys.argv is what the shell would make of these words."""
     before = sys.argv
     sys.argv = [f"{script}.py", *map(str, words)]
     try:
-        run_script(SCRIPTS[script])
+        yield
     finally:
         sys.argv = before
+
+
+def call(script, *words):
+    """Run a script's command line; SystemExit carries its exit code where it is not 0."""
+    torch.set_num_threads(1)
+    with command_line(script, *words):
+        run_script(SCRIPTS[script])
 
 
 @pytest.fixture

@@ -56,17 +56,18 @@ def test_kmeans_finds_blobs_and_reports_euclidean_distances():
     assert (again.cluster == found.cluster).all()
 
 
-def random_clusters(rng):
+def random_choice(rng):
+    """Random clusters, distances and budget, and what saal chooses from them."""
     count = int(rng.integers(5, 120))
-    return rng.integers(0, rng.integers(1, 9), count), rng.random(count), count
+    cluster, distance = rng.integers(0, rng.integers(1, 9), count), rng.random(count)
+    budget = int(rng.integers(1, count + 1))
+    return cluster, distance, budget, coldstart.saal(cluster, distance, budget)
 
 
 def test_saal_properties():
     rng = np.random.default_rng(1)
     for _ in range(200):
-        cluster, distance, count = random_clusters(rng)
-        budget = int(rng.integers(1, count + 1))
-        chosen = coldstart.saal(cluster, distance, budget)
+        cluster, distance, budget, chosen = random_choice(rng)
         assert len(chosen) == len(set(chosen.tolist())) == budget
         quotas = coldstart.proportional_quotas(np.bincount(cluster), budget)
         assert (np.bincount(cluster[chosen], minlength=len(quotas)) == quotas).all()
@@ -78,9 +79,7 @@ def test_saal_properties():
 def test_a_prefix_is_itself_proportional():
     rng = np.random.default_rng(2)
     for _ in range(50):
-        cluster, distance, count = random_clusters(rng)
-        budget = int(rng.integers(1, count + 1))
-        chosen = coldstart.saal(cluster, distance, budget)
+        cluster, _, budget, chosen = random_choice(rng)
         quotas = np.bincount(cluster[chosen])
         for length in range(1, budget):
             have = np.bincount(cluster[chosen[:length]], minlength=len(quotas))

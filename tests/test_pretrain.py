@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import PRETRAIN, call
+from conftest import PRETRAIN, call, command_line
 
 from segmentation.dataset import open_data, to_input
 from segmentation.runfiles import read_csv
@@ -148,13 +148,8 @@ def test_validation_error_is_the_mean_over_images(data, weights):
 
 
 def pretrain_args(data):
-    import sys
-
-    before, sys.argv = sys.argv, ["pretrain.py", "--data", str(data), "--out", "x"]
-    try:
+    with command_line("pretrain", "--data", data, "--out", "x"):
         return pretrain.parse_args()
-    finally:
-        sys.argv = before
 
 
 def test_the_defaults_are_the_papers(data):

@@ -22,7 +22,7 @@ from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 
 from segmentation import coldstart, pictures
-from segmentation.dataset import open_data, to_input
+from segmentation.dataset import Images, open_data, to_input
 from segmentation.engine import batches
 from segmentation.runfiles import (
     Parser,
@@ -37,6 +37,7 @@ from segmentation.runfiles import (
     write_json,
     write_npz,
 )
+from segmentation.speed import add_pool_option
 from segmentation.unet import encoder_sha256, load_encoder
 
 MAP_LIMIT = 5000  # images up to which the map is a t-SNE; it is drawn by PCA beyond
@@ -57,17 +58,18 @@ def parse_args():
     add("--batch", type=positive, default=32, help="images per step")
     add("--seed", type=int, default=0, help="of k-means and the map")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_pool_option(parser)
     return parser.parse_args()
 
 
 @torch.no_grad()
-def extract_features(model, data, ids, pooling, batch, device):
-    """Pooled bottleneck of each image of `ids`, in order: float32 N x (8 width pooling^2)."""
-    model.to(device).eval()
+def extract_features(model, images, pooling, batch):
+    """Pooled bottleneck of each of a dataset.Images, in order: float32 N x (8 width pooling^2)."""
+    model.to(images.device).eval()
     features = []
-    with tqdm(total=len(ids), desc="features", disable=None) as bar:
-        for part in batches(len(ids), batch):
-            bottleneck, _ = model.encode(to_input(data.load_images(ids[part]).to(device)))
+    with tqdm(total=len(images), desc="features", disable=None) as bar:
+        for part in batches(len(images), batch):
+            bottleneck, _ = model.encode(to_input(images[part]))
             pooled = torch.nn.functional.adaptive_avg_pool2d(bottleneck, pooling)
             features.append(pooled.flatten(1).cpu().numpy())
             bar.update(len(features[-1]))
@@ -78,7 +80,8 @@ def load_or_extract(path, model, data, args, device):
     """The features in `path`, made now if it is not there; refused if of other weights or data."""
     made_with = encoder_sha256(model)
     if not path.exists():
-        features = extract_features(model, data, data.pool, args.pooling, args.batch, device)
+        images = Images(data, data.pool, device, args.pool_on)
+        features = extract_features(model, images, args.pooling, args.batch)
         write_npz(path, ids=np.array(data.pool), features=features, encoder_sha256=made_with)
     content = read_npz(path, mend="run cluster.py again")
     if str(content["encoder_sha256"]) != made_with:

@@ -7,6 +7,12 @@
 #   DATA=isic2017 PRESET=paper bash run.sh         ISIC 2017 as in the paper, for a CUDA GPU
 #   DATA=/my/images PRESET=cpu ARMS=full bash run.sh
 #
+# Several machines or GPUs with one file system: prepare once, train a share on each, then tables:
+#
+#   PRESET=paper bash run.sh prepare               data, pretraining, cold start
+#   PRESET=paper SHARD=1/4 bash run.sh train       every fourth run of the table, from the first on
+#   PRESET=paper bash run.sh tables                from whatever runs are finished
+#
 # Every name below can be set from the environment. A finished stage is skipped; after a kill the
 # same command goes on where it was. Another setting needs another RUN.
 set -euo pipefail
@@ -43,6 +49,7 @@ choose PRE_OPTIMIZER adam     adam      sgd         # sgd (momentum 0.9) or adam
 choose PRE_LR        0.001    0.001     0.01        # halved every 40 epochs
 choose PRE_BATCH     8        16        1           # images per step
 choose PRE_SEED      0        0         0           # one pretraining is shared by all seeds
+choose PRE_PROCESSES 1        1         1           # of the pretraining, each with a GPU of its own
 # features and cold start
 choose POOLING       2        2         2           # bottleneck pooled to 1x1 or 2x2
 choose PCA           0        0         0           # dimensions after PCA; 0: none
@@ -66,7 +73,10 @@ choose PASSES        20       20        20          # Monte Carlo passes of CEAL
 : "${RUN:=runs/$PRESET}"  # where everything is written but the arrays,
 # which go to DATA_OUT: data/ and the names of data and size, unless it is set
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
+: "${AMP:=auto}"          # auto (bf16 or fp16 on a GPU, float32 on a CPU), off, bf16, fp16
+: "${COMPILE:=off}"       # off, on (torch.compile), graphs (CUDA graphs too)
 : "${JOBS:=}"             # arms trained at once; empty: one on a GPU, one per core on a CPU
+: "${SHARD:=1/1}"         # i/n: train the i-th, (i+n)-th, ... run only
 : "${PYTHON:=python3}"    # used as it is if it has every requirement; else it makes .venv
 # -------------------------------------------------------------------------------------------------
 
@@ -125,77 +135,97 @@ train_arm() { # ARM SEED: one run of the table
   # shellcheck disable=SC2086
   run "$PYTHON" segmentation/active_learning.py --data "$DATA_OUT" --out "$RUN/seg/$1/seed$2" \
     $options --epochs-round "$EPOCHS_ROUND" --width "$WIDTH" --dropout "$DROPOUT" \
-    --batch "$BATCH" --lr "$LR" --passes "$PASSES" --seed "$2" --device "$DEVICE" 2>&1 |
+    --batch "$BATCH" --lr "$LR" --passes "$PASSES" --seed "$2" --device "$DEVICE" \
+    --amp "$AMP" --compile "$COMPILE" 2>&1 |
     sed -u "s|^|[$1 seed$2] |"
 }
 
+stages="prepare train tables"
 case ${1:-} in
   test)
     set_up requirements.txt tests/requirements.txt
     run "$PYTHON" -m pytest "${@:2}"
     exit ;;
+  prepare | train | tables) stages=$1 ;;
   "") ;;
-  *) echo "error: run.sh $1 is not known; give nothing, or test" >&2 && exit 2 ;;
+  *) echo "error: run.sh $1 is not known; give nothing, prepare, train, tables or test" >&2 && exit 2 ;;
 esac
+if ! [[ $SHARD =~ ^([1-9][0-9]*)/([1-9][0-9]*)$ ]] || ((BASH_REMATCH[1] > BASH_REMATCH[2])); then
+  echo "error: SHARD=$SHARD is not a share; give i/n, such as 1/4 to 4/4" >&2 && exit 2
+fi
+shard=${BASH_REMATCH[1]} shards=${BASH_REMATCH[2]}
+if [ "$shards" -gt 1 ] && [ "$stages" != train ]; then
+  echo "error: SHARD=$SHARD is for bash run.sh train; prepare and tables are done once" >&2 && exit 2
+fi
 for arm in $ARMS; do arm_options "$arm" >/dev/null; done
 set_up requirements.txt
 
-# Data
 suffix=$SIZE$([ "$GRAY" = 1 ] && echo gray || echo colour)
-preparing=(--size "$SIZE" --seed "$SPLIT_SEED" $([ "$GRAY" = 1 ] && echo --gray || echo --no-gray))
-[ -z "$POOL_COUNT" ] || preparing+=(--pool-count "$POOL_COUNT")
-[ -z "$TEST_COUNT" ] || preparing+=(--test-count "$TEST_COUNT")
 case $DATA in
-  demo)
-    : "${DATA_OUT:=data/demo-$suffix}"
-    run "$PYTHON" preprocess.py --demo "$DEMO_IMAGES" --out "$DATA_OUT" "${preparing[@]}" ;;
-  isic2017)
-    : "${DATA_OUT:=data/isic2017-$suffix}"
-    run "$PYTHON" preprocess.py --download --root downloads/isic2017 --out "$DATA_OUT" \
-      "${preparing[@]}" ;;
-  *)
-    : "${DATA_OUT:=data/$(basename "$DATA")-$suffix}"
-    run "$PYTHON" preprocess.py --root "$DATA" --out "$DATA_OUT" "${preparing[@]}" ;;
+  demo | isic2017) : "${DATA_OUT:=data/$DATA-$suffix}" ;;
+  *) : "${DATA_OUT:=data/$(basename "$DATA")-$suffix}" ;;
 esac
 
-# Pretraining and cold start
-run "$PYTHON" self_supervised/pretrain.py --data "$DATA_OUT" --out "$RUN/pretrain" \
-  --width "$WIDTH" --epochs "$PRE_EPOCHS" --patience "$PRE_PATIENCE" \
-  --optimizer "$PRE_OPTIMIZER" --lr "$PRE_LR" --batch "$PRE_BATCH" --seed "$PRE_SEED" \
-  --device "$DEVICE"
-run "$PYTHON" cluster.py --data "$DATA_OUT" --weights "$RUN/pretrain/encoder.pt" \
-  --out "$RUN/cluster" --pooling "$POOLING" --pca "$PCA" --k "$K" --budget "$INITIAL" \
-  --device "$DEVICE"
+prepare() { # data, pretraining and cold start
+  local make=(--out "$DATA_OUT" --size "$SIZE" --seed "$SPLIT_SEED") launch=()
+  make+=("$([ "$GRAY" = 1 ] && echo --gray || echo --no-gray)")
+  [ -z "$POOL_COUNT" ] || make+=(--pool-count "$POOL_COUNT")
+  [ -z "$TEST_COUNT" ] || make+=(--test-count "$TEST_COUNT")
+  case $DATA in
+    demo) make=(--demo "$DEMO_IMAGES" "${make[@]}") ;;
+    isic2017) make=(--download --root downloads/isic2017 "${make[@]}") ;;
+    *) make=(--root "$DATA" "${make[@]}") ;;
+  esac
+  run "$PYTHON" preprocess.py "${make[@]}"
 
-# Active learning: arms and seeds are independent, so several run side by side on a CPU
-if [ -z "$JOBS" ]; then
-  JOBS=$("$PYTHON" - "$DEVICE" <<'COUNT'
+  if [ "$PRE_PROCESSES" != 1 ]; then
+    launch=(-m torch.distributed.run --standalone --nproc_per_node "$PRE_PROCESSES")
+  fi
+  run "$PYTHON" ${launch[@]+"${launch[@]}"} self_supervised/pretrain.py --data "$DATA_OUT" \
+    --out "$RUN/pretrain" --width "$WIDTH" --epochs "$PRE_EPOCHS" --patience "$PRE_PATIENCE" \
+    --optimizer "$PRE_OPTIMIZER" --lr "$PRE_LR" --batch "$PRE_BATCH" --seed "$PRE_SEED" \
+    --device "$DEVICE" --amp "$AMP" --compile "$COMPILE"
+  run "$PYTHON" cluster.py --data "$DATA_OUT" --weights "$RUN/pretrain/encoder.pt" \
+    --out "$RUN/cluster" --pooling "$POOLING" --pca "$PCA" --k "$K" --budget "$INITIAL" \
+    --device "$DEVICE"
+}
+
+train() { # active learning: arms and seeds are independent, so several run side by side on a CPU
+  local threads
+  if [ -z "$JOBS" ]; then
+    JOBS=$("$PYTHON" - "$DEVICE" <<'COUNT'
 import os, sys, torch
 on_gpu = sys.argv[1].startswith("cuda") or (sys.argv[1] == "auto" and torch.cuda.is_available())
 print(1 if on_gpu else len(os.sched_getaffinity(0)))
 COUNT
-)
-fi
-threads=$(($(nproc) / JOBS))
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-set -a # xargs starts new shells, which need the settings and the functions
-export -f arm_options run train_arm
-eval "$(declare -p PYTHON DATA_OUT RUN INIT INITIAL PER_ROUND ROUNDS EPOCHS EPOCHS_ROUND \
-  FULL_EPOCHS WIDTH DROPOUT BATCH LR PASSES DEVICE)"
-set +a
-for seed in $SEEDS; do
-  for arm in $ARMS; do echo "$arm $seed"; done
-done | xargs -P "$JOBS" -L 1 bash -c 'set -euo pipefail; train_arm "$@"' bash
+    )
+  fi
+  threads=$(($(nproc) / JOBS))
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+  set -a # xargs starts new shells, which need the settings and the functions
+  export -f arm_options run train_arm
+  eval "$(declare -p PYTHON DATA_OUT RUN INIT INITIAL PER_ROUND ROUNDS EPOCHS EPOCHS_ROUND \
+    FULL_EPOCHS WIDTH DROPOUT BATCH LR PASSES DEVICE AMP COMPILE)"
+  set +a
+  for arm in $ARMS; do # arm by arm: the long runs of full supervision come first
+    for seed in $SEEDS; do echo "$arm $seed"; done
+  done | awk -v i="$shard" -v n="$shards" '(NR - i) % n == 0' |
+    xargs -P "$JOBS" -L 1 bash -c 'set -euo pipefail; train_arm "$@"' bash
+}
 
-# Tables, and a look at the first arm's predictions
-comparing=()
-case " $ARMS " in *" $BASELINE "*) comparing=(--baseline "$BASELINE") ;; esac
-# shellcheck disable=SC2086
-run "$PYTHON" segmentation/tables.py --runs "$RUN/seg" --out "$RUN/tables" --arms $ARMS \
-  ${comparing[@]+"${comparing[@]}"}
-first=$RUN/seg/${ARMS%% *}/seed${SEEDS%% *}
-weights=$(find "$first" -name weights.pt | sort | tail -n 1)
-run "$PYTHON" segmentation/evaluate.py --data "$DATA_OUT" --weights "$weights" --split test \
-  --out "$RUN/evaluate" --device "$DEVICE"
-echo "Pictures:"
-find "$RUN" -name '*.png' | sort | sed 's/^/  /'
+tables() { # tables of all finished runs, and a look at the first arm's predictions
+  local comparing=() first weights
+  case " $ARMS " in *" $BASELINE "*) comparing=(--baseline "$BASELINE") ;; esac
+  # shellcheck disable=SC2086
+  run "$PYTHON" segmentation/tables.py --runs "$RUN/seg" --out "$RUN/tables" --arms $ARMS \
+    ${comparing[@]+"${comparing[@]}"}
+  first=$RUN/seg/${ARMS%% *}/seed${SEEDS%% *}
+  [ -d "$first" ] || first=$RUN/seg
+  weights=$(find "$first" -name weights.pt | sort | tail -n 1)
+  run "$PYTHON" segmentation/evaluate.py --data "$DATA_OUT" --weights "$weights" --split test \
+    --out "$RUN/evaluate" --device "$DEVICE"
+  echo "Pictures:"
+  find "$RUN" -name '*.png' | sort | sed 's/^/  /'
+}
+
+for stage in $stages; do $stage; done

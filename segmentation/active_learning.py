@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from segmentation import coldstart, engine, metrics, query, uncertainty
-from segmentation.dataset import open_data
+from segmentation.dataset import Images, open_data
 from segmentation.runfiles import (
     Parser,
     UserError,
@@ -45,6 +45,7 @@ from segmentation.runfiles import (
     write_csv,
     write_json,
 )
+from segmentation.speed import Speed, add_options
 from segmentation.unet import UNet, encoder_sha256, load_encoder, load_model, save_model, warm_start
 
 
@@ -75,6 +76,7 @@ def parse_args():
     add("--keep-weights", action="store_true", help="keep the weights of every round")
     add("--seed", type=int, default=0, help="of weights, order, dropout and draws")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_options(parser)
     args = parser.parse_args()
     if args.init != "none" and args.weights is None:
         raise UserError(f"--init {args.init} needs --weights, a file written by pretrain.py")
@@ -128,9 +130,10 @@ class Loop:
 
     def __init__(self, args):
         self.args = args
-        self.device = pick_device(args.device)
+        self.speed = Speed.of(args, pick_device(args.device))
         self.data = open_data(args.data)
         self.pool = labelled_pool(self.data)
+        self.place = {name: place for place, name in enumerate(self.pool)}
         size = len(self.pool)
         self.initial = size if args.initial == "all" else int(args.initial)
         total = self.initial + args.rounds * args.per_round
@@ -150,6 +153,8 @@ class Loop:
         self.first_model()  # both refuse what does not fit, before anything is written
         self.cold_start()
         begin_stage(args.out, args, inputs)
+        self.pool_images = Images(self.data, self.pool, self.speed.device, args.pool_on)
+        self.test_images = Images(self.data, self.data.test, self.speed.device, args.pool_on)
         self.state_path = args.out / "state.json"
         self.state = {
             "seed": args.seed,
@@ -165,6 +170,10 @@ class Loop:
     def folder(self, number):
         return self.args.out / f"round_{number:02d}"
 
+    def images_of(self, ids):
+        """The images of some ids of the pool, on the device."""
+        return self.pool_images[torch.tensor([self.place[name] for name in ids])]
+
     def first_model(self):
         """The network before round 0: the same for every arm with this seed, but for --init."""
         args = self.args
@@ -179,7 +188,7 @@ class Loop:
             rng = numpy_rng(self.args.seed, "cold start")
             places = coldstart.random(len(self.pool), self.initial, rng)
             return [{"id": self.pool[p], "score": None, "source": "random"} for p in places]
-        known = set(self.pool)
+        known = self.place
         usable = [entry for entry in self.selection if entry["id"] in known]
         if len(usable) < self.initial:
             raise UserError(
@@ -210,31 +219,13 @@ class Loop:
             return numpy_rng(args.seed, "round", number, "query").random(len(ids))
         if rule == "saal":
             return -self.distance[unlabelled]
-        parts = []
+        images = self.pool_images.subset(torch.from_numpy(unlabelled))
         with tqdm(total=len(ids), desc=f"scoring for round {number}", disable=None) as bar:
-            for part in engine.batches(len(ids), 32 * args.batch):
-                images = self.data.load_images(ids[part])
-                if rule == "entropy":
-                    parts.append(
-                        uncertainty.score_entropy(
-                            model, images, args.batch, self.device, bar.update
-                        )
-                    )
-                    continue
-                name = ("round", number, "dropout", part.start)
-                parts.append(
-                    uncertainty.score_ceal(
-                        model,
-                        images,
-                        args.passes,
-                        args.batch,
-                        args.seed,
-                        name,
-                        self.device,
-                        bar.update,
-                    )
-                )
-        return np.concatenate(parts)
+            how = (args.batch, self.speed, bar.update)
+            if rule == "entropy":
+                return uncertainty.score_entropy(model, images, *how)
+            stream = (args.seed, "round", number, "dropout")
+            return uncertainty.score_ceal(model, images, args.passes, stream, *how)
 
     def ask(self, number, model, labelled):
         """Later rounds' choice: (entries, pseudo-labelled ids, note)."""
@@ -278,10 +269,10 @@ class Loop:
         labelled = labelled + [{"round": number, **entry} for entry in entries]
         ids = [entry["id"] for entry in labelled]
         assert len(set(ids)) == len(ids) == self.initial + number * args.per_round
-        images, masks = self.data.load_images(ids), self.data.load_masks(ids)
+        images, masks = self.images_of(ids), self.data.load_masks(ids)
         if pseudo:
-            unsure = self.data.load_images(pseudo)
-            predicted = engine.segment(model, unsure, args.batch, self.device)
+            unsure = self.images_of(pseudo)
+            predicted = engine.segment(model, unsure, args.batch, self.speed.device)
             images = torch.cat([images, unsure])
             masks = torch.cat([masks, torch.from_numpy(predicted)])
         begin_anew = number == 0 or args.from_scratch
@@ -298,10 +289,11 @@ class Loop:
                 args.lr,
                 args.seed,
                 ("round", number),
-                self.device,
+                self.speed,
                 lambda row: bar.update(),
             )
-        rows = engine.evaluate(model, self.data, self.data.test, args.batch, self.device)
+        device = self.speed.device
+        rows = engine.evaluate(model, self.data, self.test_images, args.batch, device)
         write_csv(folder / "log.csv", log)
         write_csv(folder / "metrics.csv", rows)
         save_model(folder / "weights.pt", model)

@@ -5,6 +5,7 @@ A data folder holds `images.npy` (uint8 N x H x W x C), `masks.npy` (uint8 N x H
 this module names images by id; rows are looked up here and nowhere else.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from segmentation.runfiles import UserError, read_json, sha256_file
 
 MEND = "run preprocess.py"
+SHARE = 0.5  # of a CUDA device's free memory that images may take
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,51 @@ def open_data(folder):
         fingerprint="-".join(value[:16] for value in hashes),
         **arrays,
     )
+
+
+class Images:
+    """Images of a data set, in the order of `ids`, to be taken on `device` by position.
+
+    `hold`: "device" copies them all to the device's memory at once, as uint8; "host" reads each
+    batch from the memory map, where the system's page cache keeps what fits; "auto" is "device" on
+    a CUDA card that has room for them, else "host". What is taken is the same.
+    """
+
+    def __init__(self, data, ids, device, hold="auto"):
+        self.data, self.ids, self.device = data, list(ids), torch.device(device)
+        self.rows = torch.arange(len(self.ids))  # of `held`
+        self.held = None
+        size = len(self.ids) * data.images[0].nbytes
+        if hold == "auto":
+            on_cuda = self.device.type == "cuda"
+            fits = on_cuda and size < SHARE * torch.cuda.mem_get_info(self.device)[0]
+            hold = "device" if fits else "host"
+        if hold == "device":
+            shape = (len(self.ids), data.channels, *data.images.shape[1:3])
+            self.held = torch.empty(shape, dtype=torch.uint8, device=self.device)
+            for start in range(0, len(self.ids), 256):
+                part = slice(start, start + 256)
+                self.held[part] = data.load_images(self.ids[part]).to(self.device)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, places):
+        """uint8 B x C x H x W on the device; `places` is a slice or an int64 CPU tensor."""
+        if self.held is not None:
+            rows = self.rows[places].to(self.device, non_blocking=True)
+            return self.held.index_select(0, rows)
+        images = self.data.load_images(self.subset(places).ids)
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        return images.to(self.device, non_blocking=True)
+
+    def subset(self, places):
+        """The images at `places`, a slice or an int64 CPU tensor, in that order; shares memory."""
+        part = copy.copy(self)
+        part.rows = self.rows[places]
+        part.ids = [self.ids[i] for i in torch.arange(len(self))[places].tolist()]
+        return part
 
 
 def to_input(images):

@@ -22,29 +22,34 @@ def check_finite(loss, step):
         raise UserError(f"{step}: the loss is {loss}; lower the learning rate, or check the images")
 
 
-def train(model, images, masks, epochs, batch, lr, seed, name, device, progress=lambda row: None):
+def train(model, images, masks, epochs, batch, lr, seed, name, speed, progress=lambda row: None):
     """Train `model` in place with Adam on images and masks held in memory.
 
     `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}. Every epoch has its own order
     and dropout, from the stream (seed, name, epoch). `progress` is called with each epoch's row;
     the list of rows (epoch, loss, seconds) is returned. UserError if the loss is not finite.
     """
+    device = speed.device
     model.to(device).train()
+    forward, scaler = speed.compiled(model), speed.scaler()
     images, masks = images.to(device), masks.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     rows = []
     for epoch in range(epochs):
         started = time.perf_counter()
         order = torch.randperm(len(images), generator=torch_rng(seed, *name, epoch, "order"))
+        order = order.to(device)
         torch.manual_seed(derived_seed(seed, *name, epoch, "dropout"))
         total = torch.zeros((), device=device)
         for part in batches(len(order), batch):
-            chosen = order[part].to(device)
-            logits = model(to_input(images[chosen]))[:, 0]
-            loss = segmentation_loss(logits, masks[chosen])
+            chosen = order[part]
+            with speed.autocast():
+                logits = forward(to_input(images[chosen]))[:, 0]
+            loss = segmentation_loss(logits.float(), masks[chosen])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             total += loss.detach() * len(chosen)
         mean = total.item() / len(order)
         check_finite(mean, f"{'/'.join(map(str, name))}, epoch {epoch}")
@@ -57,19 +62,19 @@ def train(model, images, masks, epochs, batch, lr, seed, name, device, progress=
 def segment(model, images, batch, device):
     """uint8 N x C x H x W -> uint8 masks N x H x W in {0,1}: probability of lesion over 0.5."""
     model.to(device).eval()
-    result = np.empty((len(images), *images.shape[2:]), dtype=np.uint8)
+    parts = []
     for part in batches(len(images), batch):
         logits = model(to_input(images[part].to(device)))[:, 0]
-        result[part] = (logits > 0).cpu().numpy()
-    return result
+        parts.append((logits > 0).to(torch.uint8).cpu())
+    return torch.cat(parts).numpy()
 
 
-def evaluate(model, data, ids, batch, device):
-    """Metrics of every image of `ids`, in that order: a list of dicts, `id` first."""
+def evaluate(model, data, images, batch, device):
+    """Metrics of each of `images`, a dataset.Images of `data`: a list of dicts, `id` first."""
     rows = []
-    for part in batches(len(ids), 16 * batch):
-        predicted = segment(model, data.load_images(ids[part]), batch, device)
-        truth = data.load_masks(ids[part]).numpy()
-        scores = metrics.per_image(predicted, truth)
-        rows += [{"id": name, **row} for name, row in zip(ids[part], scores, strict=True)]
+    for part in batches(len(images), 16 * batch):
+        predicted = segment(model, images[part], batch, device)
+        ids = images.ids[part]
+        scores = metrics.per_image(predicted, data.load_masks(ids).numpy())
+        rows += [{"id": name, **row} for name, row in zip(ids, scores, strict=True)]
     return rows

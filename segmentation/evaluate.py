@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from segmentation import engine, metrics, pictures, unet
-from segmentation.dataset import open_data
+from segmentation.dataset import Images, open_data
 from segmentation.runfiles import (
     Parser,
     UserError,
@@ -94,7 +94,8 @@ def main():
             f"have {data.channels}; give weights trained on data of this kind"
         )
     ids = labelled_ids(data, args.split)
-    rows = engine.evaluate(model, data, ids, args.batch, device)
+    images = Images(data, ids, device)
+    rows = engine.evaluate(model, data, images, args.batch, device)
     mean = metrics.mean(rows)
     write_csv(args.out / "metrics.csv", rows)
     draw_cases(args.out / "cases.png", model, data, rows, args.batch, device)

@@ -277,11 +277,12 @@ def begin_stage(folder, args, inputs):
     """Open the stage `folder` for these settings, or refuse if it was begun with others.
 
     `args` is the parsed namespace: all of it is recorded, but where things are (`out`, paths in
-    `inputs`) and what they run on (`device`) may change between calls. `inputs` maps a name to
-    the hash of what is read under it. Raises UserError naming the first difference.
+    `inputs`), what they run on (`device`) and where images wait (`pool_on`) may change between
+    calls. `inputs` maps a name to the hash of what is read under it. Raises UserError naming the
+    first difference.
     """
     folder = Path(folder)
-    free = {"out", "device", *inputs}
+    free = {"out", "device", "pool_on", *inputs}
     settings = {
         "args": {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items())},
         "inputs": dict(sorted(inputs.items())),

@@ -82,6 +82,31 @@ class UNet(nn.Module):
             x = block(torch.cat([skip, self.up(x)], dim=1))
         return self.head(x)
 
+    def skip_terms(self, skips):
+        """The skips' share of each decoder block's first convolution, B x channels x H x W each.
+
+        A convolution of the concatenation [skip, upsampled] is the sum of the convolutions of
+        either. The skips' does not change with dropout at the bottleneck.
+        """
+        return [
+            nn.functional.conv2d(skip, block[0].weight[:, : skip.shape[1]], padding=1)
+            for block, skip in zip(self.decoder, reversed(skips), strict=True)
+        ]
+
+    def decode_terms(self, bottleneck, terms):
+        """Dropped-out bottlenecks of some passes and `skip_terms` -> what `decode` returns.
+
+        `bottleneck` is (passes B) x 8w x H/16 x W/16, pass after pass; logits likewise.
+        """
+        x = bottleneck
+        for block, term in zip(self.decoder, terms, strict=True):
+            x = self.up(x)
+            x = nn.functional.conv2d(x, block[0].weight[:, -x.shape[1] :], padding=1)
+            x = (x.unflatten(0, (-1, len(term))) + term).flatten(0, 1)
+            for layer in list(block)[1:]:
+                x = layer(x)
+        return self.head(x)
+
     def forward(self, images):
         """float B x C x H x W in [0,1] -> logits B x out_channels x H x W."""
         return self.decode(*self.encode(images))

@@ -5,7 +5,8 @@ from a corrupted copy. An image is flipped, its pixels are shuffled locally, its
 through a random curve, and parts of it are painted over with noise, each with its own rate.
 
 Images are float32 tensors of shape (B, C, H, W) with values in [0, 1]. Functions return new
-tensors and draw all their randomness from a `torch.Generator` on the device of the images.
+tensors. `generators` is a list of B `torch.Generator`s on the device of the images: each image
+draws from its own, so that what happens to it does not depend on the batch it is in.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ MAX_BOXES = 5
 NEXT_BOX = 0.95  # probability of each further box
 MARGIN = 3  # pixels between a box and the border
 CURVE_POINTS = 4096
-PIXELS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}  # shuffled together, some 500 bytes each
+PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}  # corrupted together: the caches of a core
+TRIES = 4  # rounds of drawing with replacement before the rest is sorted
 
 
 @dataclass(frozen=True)
@@ -37,136 +39,212 @@ class Rates:
 DEFAULT_RATES = Rates()
 
 
-def corrupt(images, generator, rates=DEFAULT_RATES):
+def corrupt(images, generators, rates=DEFAULT_RATES):
     """Corrupt a batch as Models Genesis does (arXiv 1908.06912).
 
     images: float32 (B, C, H, W) in [0, 1], on the CPU or a CUDA device.
-    generator: torch.Generator on the same device.
+    generators: B torch.Generators on the same device.
 
     Returns `(corrupted, clean)`, both like `images`: `clean`, the image to restore, is the input
     with the flip that `corrupted` has too. ValueError if H or W is below 14 (too small to paint).
     """
-    clean = flip(images, generator, rates.flip)
-    corrupted = clean.clone()
-
-    def apply(corruption, chosen):
-        index = chosen.nonzero().squeeze(1)
-        if len(index):
-            corrupted[index] = corruption(corrupted[index], generator)
-
-    def happens(rate):
-        return _uniform((len(images),), generator) < rate
-
-    apply(local_pixel_shuffling, happens(rates.shuffle))
-    apply(nonlinear_intensity, happens(rates.nonlinear))
-    painted, inside = happens(rates.paint), happens(rates.inpaint)
-    apply(in_painting, painted & inside)
-    apply(out_painting, painted & ~inside)
+    corrupted, clean = torch.empty_like(images), torch.empty_like(images)
+    at_once = max(1, PIXELS_AT_ONCE[images.device.type] // images[0, 0].numel())
+    for start in range(0, len(images), at_once):
+        part = slice(start, start + at_once)
+        own = generators[part]
+        clean[part] = flip(images[part], own, rates.flip)
+        corrupted[part] = _corrupt(clean[part], own, rates)
     return corrupted, clean
 
 
-def _uniform(shape, generator):
-    """Uniform float32 numbers in [0, 1)."""
-    return torch.rand(shape, generator=generator, device=generator.device)
+def _corrupt(images, generators, rates):
+    """All but the flips. Where noise will lie comes first: what it hides need not be shuffled."""
+    chances = torch.tensor([rates.shuffle, rates.nonlinear, rates.paint, rates.inpaint])
+    happens = _uniform((4,), generators).cpu() < chances
+    shuffled, bent, painted, inside = happens.T
+    images = images.clone()
+    hidden = torch.zeros_like(images[:, :1], dtype=torch.bool)
+
+    def change(tensor, chosen, corruption, *more):
+        """Replace the chosen rows of `tensor` by what `corruption` makes of them."""
+        rows = chosen.nonzero().squeeze(1)
+        if len(rows):
+            own = [generators[row] for row in rows.tolist()]
+            rows = rows.to(images.device)
+            old = (rest.index_select(0, rows) for rest in (tensor, *more))
+            tensor.index_copy_(0, rows, corruption(*old, own))
+
+    change(hidden, painted & inside, inside_boxes)
+    change(hidden, painted & ~inside, outside_boxes)
+    change(images, shuffled, local_pixel_shuffling, ~hidden)
+    change(images, bent, nonlinear_intensity)
+    change(images, painted, paint, hidden)
+    return images
 
 
-def _intervals(low, high, length, margin, shape, generator):
+def _uniform(shape, generators):
+    """Uniform float32 numbers in [0, 1): (B, *shape), each row from its image's generator."""
+    device = generators[0].device
+    rows = torch.empty((len(generators), *shape), device=device)
+    for row, generator in zip(rows, generators, strict=True):
+        torch.rand(shape, generator=generator, out=row)
+    return rows
+
+
+def _uniform_each(counts, generators):
+    """Uniform float32 numbers in [0, 1): the first counts[0] of them from generators[0], and so on.
+
+    counts: B numbers. Returns a tensor of sum(counts).
+    """
+    numbers = torch.empty(sum(counts), device=generators[0].device)
+    for part, generator in zip(numbers.split(counts), generators, strict=True):
+        torch.rand(len(part), generator=generator, out=part)
+    return numbers
+
+
+def _intervals(low, high, length, margin, u, v):
     """Intervals with sizes uniform in low..high, uniformly placed in 0..length-1.
 
-    They keep `margin` from both ends. Returns `(start, size)`, int64 tensors of `shape`.
+    They keep `margin` from both ends. u, v: uniform numbers (B, N), for the sizes and the places.
+    Returns `(start, size)`, int32 tensors (B, N).
     """
-    size = low + (_uniform(shape, generator) * (high - low + 1)).long()
-    places = length - 2 * margin - size + 1
-    start = margin + (_uniform(shape, generator) * places).long()
+    size = low + (u * (high - low + 1)).int()
+    start = margin + (v * (length - 2 * margin - size + 1)).int()
     return start, size
 
 
 # Flip -------------------------------------------------------------------------------------------
 
 
-def flip(images, generator, rate):
+def flip(images, generators, rate):
     """Flip each image up to three times, each further time with probability `rate`.
 
     Each flip is vertical or horizontal with equal chance. Returns a new tensor like `images`.
     """
-    shape = (len(images), MAX_FLIPS)
-    goes_on = (_uniform(shape, generator) < rate).cumprod(1)
-    is_vertical = _uniform(shape, generator) < 0.5
-    vertical = (goes_on * is_vertical).sum(1) % 2 == 1
-    horizontal = (goes_on * ~is_vertical).sum(1) % 2 == 1
-    images = torch.where(vertical[:, None, None, None], images.flip(2), images)
-    return torch.where(horizontal[:, None, None, None], images.flip(3), images)
+    goes_on, turns = _uniform((2, MAX_FLIPS), generators).unbind(1)
+    goes_on = (goes_on < rate).cumprod(1)
+    is_vertical = turns < 0.5
+    images = images.clone()
+    for dim, is_so in ((2, is_vertical), (3, ~is_vertical)):
+        odd = ((goes_on * is_so).sum(1) % 2).nonzero().squeeze(1)
+        images.index_copy_(0, odd, images.index_select(0, odd).flip(dim))
+    return images
 
 
 # Local pixel shuffling --------------------------------------------------------------------------
 
 
-def local_pixel_shuffling(images, generator, windows=10000):
+def local_pixel_shuffling(images, shown, generators, windows=10000):
     """Shuffle pixels within small random windows; the channels of a pixel stay together.
 
     Each of the `windows` (at least one) has sides uniform in 1..H//10 and 1..W//10 (1 in images
     below 10 pixels) and a uniform place. It takes the pixels of the original image in its frame,
-    permutes them uniformly and puts them over what earlier windows left there. Returns a new
-    tensor like `images`.
+    permutes them uniformly and puts them over what earlier windows left there.
+
+    shown: bool (B, 1, H, W), where the outcome is wanted; other pixels stay as they are. Returns
+    a new tensor like `images`.
     """
     height, width = images.shape[2:]
-    at_once = max(1, PIXELS_AT_ONCE[images.device.type] // (height * width))
-    shuffled = []
-    for part in images.split(at_once):
-        shape = (len(part), windows)
-        tops, heights = _intervals(1, max(1, height // 10), height, 0, shape, generator)
-        lefts, widths = _intervals(1, max(1, width // 10), width, 0, shape, generator)
-        shuffled.append(shuffle_windows(part, tops, lefts, heights, widths, generator))
-    return torch.cat(shuffled)
+    rows_u, rows_v, columns_u, columns_v = _uniform((4, windows), generators).unbind(1)
+    tops, heights = _intervals(1, max(1, height // 10), height, 0, rows_u, rows_v)
+    lefts, widths = _intervals(1, max(1, width // 10), width, 0, columns_u, columns_v)
+    return shuffle_windows(images, shown, tops, lefts, heights, widths, generators)
 
 
-def shuffle_windows(images, tops, lefts, heights, widths, generator):
+def shuffle_windows(images, shown, tops, lefts, heights, widths, generators):
     """Shuffle the pixels of the given windows, as `local_pixel_shuffling` does.
 
-    tops, lefts, heights, widths: int64 (B, N), windows inside the image; later ones lie over
+    tops, lefts, heights, widths: int32 (B, N), windows inside the image; later ones lie over
     earlier ones. Returns a new tensor like `images`.
 
-    An output pixel depends on nothing but the last window over it, so that only the windows that
-    are seen somewhere need a permutation.
+    An output pixel depends on nothing but the last window over it: it receives one of that
+    window's pixels, and no two pixels with the same last window receive the same.
     """
     batch, _, height, width = images.shape
     device = images.device
-    owner = last_window(tops, lefts, heights, widths, height, width)
-    covered = owner >= 0
+    last = last_window(tops, lefts, heights, widths, height, width)
+    at = ((last >= 0) & shown[:, 0]).flatten().nonzero().squeeze(1)
     first = torch.arange(batch, device=device, dtype=torch.int32) * tops.shape[1]
-    owner = (owner.clamp(min=0) + first[:, None, None]).flatten()
-    tops, lefts, heights, widths = (x.flatten().int() for x in (tops, lefts, heights, widths))
+    owner = (last + first[:, None, None]).flatten().index_select(0, at)
 
-    # Number the cells of all seen windows through: window after window, row after row.
-    seen = torch.zeros_like(tops).index_fill_(0, owner.long(), 1)
-    areas = heights * widths * seen
-    starts = areas.cumsum(0, dtype=torch.int32) - areas
-    window = torch.repeat_interleave(torch.arange(len(areas), device=device).int(), areas)
-
-    # A random order of all cells, stably sorted by window, is a random order in each window.
-    order = torch.randperm(len(window), generator=generator, device=device)
-    order = order.index_select(0, window.index_select(0, order).argsort(stable=True)).int()
-
-    # The n-th cell of a window receives the pixel of the n-th cell in that order.
-    def of_owner(values):
-        return values.index_select(0, owner).view(batch, height, width)
-
-    y = torch.arange(height, device=device, dtype=torch.int32)[:, None]
-    x = torch.arange(width, device=device, dtype=torch.int32)
-    w = of_owner(widths)
-    place = of_owner(starts - tops * widths - lefts) + y * w + x
-    place = torch.where(covered, place, 0).flatten()
-    cell = order.index_select(0, place).view_as(w) - of_owner(starts)
-    source = of_owner(tops * width + lefts) + cell + cell // w * (width - w)
-    source = torch.where(covered, source, y * width + x).long()
+    # A window's places are its pixels, row after row.
+    w = widths.flatten().index_select(0, owner)
+    skip = width - w  # pixels of the image between the end of a row and the next one
+    corner = (tops * width + lefts).flatten().index_select(0, owner)
+    source = torch.arange(height * width, device=device, dtype=torch.int32).repeat(batch)
+    after_corner = source.index_select(0, at) - corner
+    own = after_corner - (after_corner / width).int() * skip
+    place = random_places(owner, own, (heights * widths).flatten(), generators)
+    source.scatter_(0, at, corner + place + (place / w).int() * skip)
+    source = source.long().view(batch, 1, -1)
     pixels = images.flatten(2)
-    return pixels.gather(2, source.flatten(1)[:, None].expand_as(pixels)).view_as(images)
+    return pixels.gather(2, source.expand_as(pixels)).view_as(images)
+
+
+def random_places(group, own, sizes, generators):
+    """Put each element at a place of its group where no other element is, uniformly at random.
+
+    group: int32 P, the group of each element, those of the first image first, then the second's.
+    own: int32 P, a place of each element, different within a group.
+    sizes: int32 G, how many places each group has. Each image has an equal share of the G groups.
+    Returns int32 P, a place in 0..sizes[group]-1 for each element.
+
+    Elements draw a place. Where several drew the same one, or it is taken, the first has it and
+    the others draw again. In groups where somebody is left after TRIES draws, all these places
+    are given up, and everybody goes from his own place to where a random permutation takes it.
+    None of this depends on which place it is, so an outcome is as likely as any that follows from
+    it by renumbering the places of a group, and by that each follows from each.
+    """
+    device, batch = group.device, len(generators)
+
+    def per_image(groups):
+        if batch == 1:
+            return [len(groups)]
+        return torch.bincount(groups // (len(sizes) // batch), minlength=batch).tolist()
+
+    sizes = sizes * torch.zeros_like(sizes).scatter_(0, group.long(), 1)  # of those with elements
+    ends = sizes.cumsum(0, dtype=torch.int32)
+    starts = ends - sizes
+    free = torch.iinfo(torch.int32).max
+    taken_by = torch.full((int(ends[-1]),), free, dtype=torch.int32, device=device)
+    places = torch.empty_like(group)
+    left, left_group = torch.arange(len(group), device=device), group
+    for attempt in range(TRIES):
+        uniform = _uniform_each(per_image(left_group), generators)
+        drawn = (uniform * sizes.index_select(0, left_group)).int()
+        at = (starts.index_select(0, left_group) + drawn).long()
+        claim = left.int() + attempt * len(group)  # who drew earlier keeps his place
+        taken_by.scatter_reduce_(0, at, claim, "amin")
+        places.scatter_(0, left, drawn)
+        left = left.masked_select(taken_by.index_select(0, at) != claim)
+        left_group = group.index_select(0, left)
+
+    # Number the places of the crowded groups through. A random order of them all, stably sorted
+    # by group, is a random order in each group.
+    crowded = torch.zeros_like(sizes).scatter_(0, left_group.long(), 1)
+    sizes = sizes * crowded
+    starts = sizes.cumsum(0, dtype=torch.int32) - sizes
+    groups = torch.arange(len(sizes), dtype=torch.int32, device=device).repeat_interleave(sizes)
+    order = torch.empty(len(groups), dtype=torch.int32, device=device)
+    start = 0
+    for count, generator in zip(per_image(groups), generators, strict=True):
+        part = order[start : start + count]
+        torch.randperm(count, generator=generator, out=part)
+        part += start
+        start += count
+    order = order.index_select(0, groups.index_select(0, order).argsort(stable=True))
+
+    moved = crowded.index_select(0, group).nonzero().squeeze(1)
+    start = starts.index_select(0, group.index_select(0, moved))
+    at = start + own.index_select(0, moved)
+    return places.scatter_(0, moved, order.index_select(0, at) - start)
 
 
 def last_window(tops, lefts, heights, widths, height, width):
     """For each pixel of a (height, width) image, the index of the last window that covers it.
 
-    tops, lefts, heights, widths: int64 (B, N), windows inside the image. Returns int32
+    tops, lefts, heights, widths: int32 (B, N), windows inside the image. Returns int32
     (B, height, width); -1 where there is no window.
 
     A window is the union of four overlapping blocks with power-of-two sides 2^a x 2^b, one in
@@ -174,25 +252,26 @@ def last_window(tops, lefts, heights, widths, height, width):
     each block passes its window on to the two half-sized blocks that make it up.
     """
     batch, count = tops.shape
-    a, b = (torch.frexp(x.float()).exponent.long() - 1 for x in (heights, widths))
+    a, b = (torch.frexp(x.float()).exponent - 1 for x in (heights, widths))
     a_count, b_count = (1 + torch.stack([a.max(), b.max()])).tolist()
     shape = (batch, a_count, b_count, height, width)
-    maps = torch.full(shape, -1, dtype=torch.int32, device=tops.device)
+    dtype = torch.int16 if count < 1 << 15 else torch.int32
+    maps = torch.full(shape, -1, dtype=dtype, device=tops.device)
 
     image = torch.arange(batch, device=tops.device)[:, None]
-    size = (image * a_count + a) * b_count + b
-    window = torch.arange(count, dtype=torch.int32, device=tops.device).expand(batch, count)
+    size = ((image * a_count + a) * b_count + b).int()
+    window = torch.arange(count, dtype=dtype, device=tops.device).expand(batch, count)
     for y in (tops, tops + heights - (1 << a)):
         for x in (lefts, lefts + widths - (1 << b)):
             index = ((size * height + y) * width + x).flatten()
-            maps.view(-1).scatter_reduce_(0, index, window.flatten(), "amax")
+            maps.view(-1).scatter_reduce_(0, index.long(), window.flatten(), "amax")
 
     for level in range(a_count - 1, 0, -1):
         _pass_on(maps[:, level], maps[:, level - 1], 1 << (level - 1), dim=-2)
     maps = maps[:, 0]
     for level in range(b_count - 1, 0, -1):
         _pass_on(maps[:, level], maps[:, level - 1], 1 << (level - 1), dim=-1)
-    return maps[:, 0]
+    return maps[:, 0].int()
 
 
 def _pass_on(blocks, halves, step, dim):
@@ -206,14 +285,14 @@ def _pass_on(blocks, halves, step, dim):
 # Non-linear intensity ---------------------------------------------------------------------------
 
 
-def nonlinear_intensity(images, generator):
+def nonlinear_intensity(images, generators):
     """Map the intensities of each image through its own random cubic Bezier curve.
 
     The inner control points are uniform in the unit square; half of the curves fall. Exact at the
     256 levels of 8-bit images, linear in between. Returns a new tensor like `images`.
     """
-    control = _uniform((len(images), 2, 2), generator)
-    decreasing = _uniform((len(images),), generator) < 0.5
+    numbers = _uniform((5,), generators)
+    control, decreasing = numbers[:, :4].unflatten(1, (2, 2)), numbers[:, 4] < 0.5
     table = bezier_table(control, decreasing)
     levels = (images * (table.shape[1] - 1)).flatten(1)
     below = levels.long().clamp(0, table.shape[1] - 2)
@@ -253,32 +332,38 @@ def bezier_table(control, decreasing, levels=256):
 # Painting ---------------------------------------------------------------------------------------
 
 
-def in_painting(images, generator):
-    """Fill up to five boxes with noise, uniform in [0, 1) for each pixel and channel.
+def inside_boxes(images, generators):
+    """Where in-painting puts noise: in up to five boxes. Returns bool (B, 1, H, W).
 
     Each box, the first too, is drawn with probability 0.95 if the ones before it were. The sides
     are uniform in H//6..H//3 and W//6..W//3, the place is uniform at 3 or more pixels from the
-    border. Returns a new tensor like `images`; ValueError if H or W is below 14.
+    border. ValueError if H or W is below 14.
     """
     height, width = images.shape[2:]
     sides = (height // 6, height // 3), (width // 6, width // 3)
-    painted = _boxes(images, *sides, generator, at_least=0)
-    return torch.where(painted, _uniform(images.shape, generator), images)
+    return _boxes(images, *sides, generators, at_least=0)
 
 
-def out_painting(images, generator):
-    """Fill all but up to five boxes with noise, uniform in [0, 1) for each pixel and channel.
+def outside_boxes(images, generators):
+    """Where out-painting puts noise: all around up to five boxes. Returns bool (B, 1, H, W).
 
     One box is always kept, each further one with probability 0.95 if the ones before it were. The
     sides are H - uniform(3H//7..4H//7) and likewise for W, the place is uniform at 3 or more
-    pixels from the border. Returns a new tensor like `images`; ValueError if H or W is below 14.
+    pixels from the border. ValueError if H or W is below 14.
     """
     sides = ((length - 4 * length // 7, length - 3 * length // 7) for length in images.shape[2:])
-    kept = _boxes(images, *sides, generator, at_least=1)
-    return torch.where(kept, images, _uniform(images.shape, generator))
+    return ~_boxes(images, *sides, generators, at_least=1)
 
 
-def _boxes(images, heights, widths, generator, at_least):
+def paint(images, hidden, generators):
+    """Put noise, uniform in [0, 1) for each pixel and channel, where `hidden` (B, 1, H, W) says.
+
+    Returns a new tensor like `images`.
+    """
+    return torch.where(hidden, _uniform(images.shape[1:], generators), images)
+
+
+def _boxes(images, heights, widths, generators, at_least):
     """Masks of up to five boxes per image, bool (B, 1, H, W).
 
     heights, widths: the smallest and the largest side. The first `at_least` boxes are certain.
@@ -286,12 +371,12 @@ def _boxes(images, heights, widths, generator, at_least):
     height, width = images.shape[2:]
     if min(height, width) < 14:
         raise ValueError(f"images of {height} x {width} are too small to paint; 14 x 14 is least")
-    shape = (len(images), MAX_BOXES)
-    goes_on = _uniform(shape, generator) < NEXT_BOX
+    more, *places = _uniform((5, MAX_BOXES), generators).unbind(1)
+    goes_on = more < NEXT_BOX
     goes_on[:, :at_least] = True
     exists = goes_on.cumprod(1)[:, :, None]
-    rows = _inside(*_intervals(*heights, height, MARGIN, shape, generator), height)
-    columns = _inside(*_intervals(*widths, width, MARGIN, shape, generator), width)
+    rows = _inside(*_intervals(*heights, height, MARGIN, *places[:2]), height)
+    columns = _inside(*_intervals(*widths, width, MARGIN, *places[2:]), width)
     # A pixel is in as many boxes as this product of 0s and 1s sums up to.
     return ((rows * exists).float().mT @ columns.float() > 0)[:, None]
 

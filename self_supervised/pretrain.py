@@ -3,10 +3,11 @@
     python self_supervised/pretrain.py --data data/isic2017 --out runs/paper/pretrain
     python self_supervised/pretrain.py --data data/demo --out runs/demo/pretrain \\
         --width 8 --batch 16 --epochs 20
+    torchrun --standalone --nproc_per_node 4 self_supervised/pretrain.py --data ... --out ...
 
 The defaults are the paper's. Needs no masks: it sees the pool's images only. A part of the pool,
 corrupted by a fixed seed, is held out to decide when to stop; the test images are never read.
-Called again after a kill it continues after the last finished epoch.
+Called again after a kill it continues after the last finished epoch, with any number of processes.
 
 Writes to --out: `best.pt` (the whole model at its best validation loss), `encoder.pt` (its
 encoder), `last.pt` (everything needed to continue), `log.csv`, `restorations.png`, and
@@ -24,7 +25,7 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from segmentation import pictures
-from segmentation.dataset import open_data, to_input
+from segmentation.dataset import Images, open_data, to_input
 from segmentation.engine import batches, check_finite
 from segmentation.runfiles import (
     Parser,
@@ -32,7 +33,6 @@ from segmentation.runfiles import (
     begin_stage,
     derived_seed,
     numpy_rng,
-    pick_device,
     positive,
     read_torch,
     run_script,
@@ -40,10 +40,10 @@ from segmentation.runfiles import (
     write_csv,
     write_torch,
 )
+from segmentation.speed import Speed, add_options
 from segmentation.unet import UNet, architecture, encoder_sha256, load_model, save_model
 from self_supervised.corruptions import Rates, corrupt
-
-AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from self_supervised.processes import Processes
 
 
 def parse_args():
@@ -52,7 +52,7 @@ def parse_args():
     add("--data", type=Path, required=True, help="folder written by preprocess.py")
     add("--out", type=Path, required=True, help="folder to write to")
     add("--width", type=positive, default=64, help="channels at full resolution")
-    add("--batch", type=positive, default=1, help="images per step")
+    add("--batch", type=positive, default=1, help="images per step, of all processes together")
     add("--epochs", type=positive, default=10000, help="at most this many")
     add("--patience", type=positive, default=50, help="epochs without a better validation loss")
     add("--optimizer", choices=("sgd", "adam"), default="sgd", help="Adam, or SGD with momentum")
@@ -63,9 +63,9 @@ def parse_args():
     add("--validation", type=float, default=0.1, help="fraction of the pool held out")
     for name, rate in vars(Rates()).items():
         add(f"--{name}", type=float, default=rate, help=f"probability of corruption {name!r}")
-    add("--amp", choices=AMP, default="off", help="mixed precision")
     add("--seed", type=int, default=0, help="of weights, order and corruptions")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_options(parser)
     args = parser.parse_args()
     if not 0 < args.validation < 1:
         raise UserError(f"--validation {args.validation}: give a fraction between 0 and 1")
@@ -92,31 +92,47 @@ def restore(model, images):
 
 def make_optimizer(args, model):
     if args.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=args.lr)
-    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum)
+        return torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, fused=True)
 
 
-def train_epoch(model, optimizer, scaler, data, ids, epoch, args, device):
-    """One pass over `ids` in an order and with corruptions of the epoch's own; mean loss."""
-    model.train()
+def corrupted_and_clean(images, ids, args, *stream):
+    """Corrupt uint8 images, each by the stream (seed, "pretrain", *stream, its id)."""
+    generators = [
+        torch_rng(args.seed, "pretrain", *stream, name, device=images.device) for name in ids
+    ]
+    return corrupt(to_input(images), generators, rates_of(args))
+
+
+def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, speed):
+    """One pass over `images` in an order and with corruptions of the epoch's own; mean loss.
+
+    The processes share each batch of --batch images out among them. What happens to an image
+    depends on its id and the epoch, not on the process or the batch that it is in.
+    """
     for group in optimizer.param_groups:  # StepLR, as a function of the epoch alone
         group["lr"] = args.lr * args.gamma ** (epoch // args.step)
-    generator = torch_rng(args.seed, "pretrain", epoch, "corrupt", device=device)
-    order = torch.randperm(len(ids), generator=torch_rng(args.seed, "pretrain", epoch, "order"))
-    total = torch.zeros((), device=device)
-    parts = batches(len(ids), args.batch)
-    for part in tqdm(parts, desc=f"epoch {epoch}", leave=False, disable=None):
-        images = data.load_images([ids[i] for i in order[part]]).to(device)
-        corrupted, clean = corrupt(to_input(images), generator, rates_of(args))
-        with torch.autocast(device.type, AMP[args.amp], enabled=args.amp != "off"):
-            restored = restore(model, corrupted)
-        loss = mse_loss(restored.float(), clean)
+    order = torch.randperm(len(images), generator=torch_rng(args.seed, "pretrain", epoch, "order"))
+    total = torch.zeros((), device=speed.device)
+    parts = batches(len(images), args.batch)
+    silent = None if processes.writes else True
+    for part in tqdm(parts, desc=f"epoch {epoch}", leave=False, disable=silent):
+        batch = order[part]
+        mine = processes.share(batch)
+        weight = len(mine) / len(batch)
+        if len(mine) == 0:  # a last batch smaller than the number of processes
+            mine = batch[:1]
+        ids = images.subset(mine).ids
+        corrupted, clean = corrupted_and_clean(images[mine], ids, args, epoch, "corrupt")
+        with speed.autocast():
+            restored = restore(forward, corrupted)
+        loss = weight * mse_loss(restored.float(), clean)
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        scaler.scale(loss * processes.count).backward()  # averaged over processes: the batch's mean
         scaler.step(optimizer)
         scaler.update()
-        total += loss.detach() * len(images)
-    mean = total.item() / len(ids)
+        total += loss.detach() * len(batch)
+    mean = processes.sum(total).item() / len(images)
     check_finite(mean, f"pretraining, epoch {epoch}")
     return mean
 
@@ -127,50 +143,67 @@ def rates_of(args):
 
 
 @torch.no_grad()
-def validate(model, data, ids, args, device):
-    """Mean restoration error (MSE) on `ids`, corrupted alike in every epoch.
+def validate(model, images, args, processes):
+    """Mean restoration error (MSE) on `images`, corrupted alike in every epoch, in float32.
 
     Returns the error of the restored images and, to compare with, that of the corrupted ones.
     """
     model.eval()
-    generator = torch_rng(args.seed, "pretrain", "validation", "corrupt", device=device)
-    restored_error = corrupted_error = 0.0
-    for part in batches(len(ids), 16):
-        images = to_input(data.load_images(ids[part]).to(device))
-        corrupted, clean = corrupt(images, generator, rates_of(args))
-        restored_error += mse_loss(restore(model, corrupted), clean).item() * len(images)
-        corrupted_error += mse_loss(corrupted, clean).item() * len(images)
-    return restored_error / len(ids), corrupted_error / len(ids)
+    processes.alike(model)
+    mine = images.subset(processes.share(torch.arange(len(images))))
+    errors = torch.zeros(2, dtype=torch.float64, device=images.device)
+    for part in batches(len(mine), 16):
+        corrupted, clean = corrupted_and_clean(
+            mine[part], mine.ids[part], args, "validation", "corrupt"
+        )
+        pair = (restore(model, corrupted), corrupted)
+        errors += torch.stack([mse_loss(x, clean) for x in pair]) * len(clean)
+    return (processes.sum(errors) / len(images)).tolist()
 
 
 @torch.no_grad()
 def draw_restorations(path, model, data, ids, args, device):
     """A picture of up to 8 held-out images: corrupted, restored, clean."""
-    generator = torch_rng(args.seed, "pretrain", "picture", device=device)
-    images = to_input(data.load_images(ids[:8]).to(device))
-    corrupted, clean = corrupt(images, generator, rates_of(args))
+    images = data.load_images(ids[:8]).to(device)
+    corrupted, clean = corrupted_and_clean(images, ids[:8], args, "picture")
     restored = restore(model.to(device).eval(), corrupted)
     pictures.restorations(path, corrupted.cpu(), restored.cpu(), clean.cpu(), data.note.strip())
 
 
 def main():
     args = parse_args()
-    device = pick_device(args.device)
+    processes = Processes(args.device)
+    try:
+        pretrain(args, processes, Speed.of(args, processes.device))
+    finally:
+        processes.leave()
+
+
+def pretrain(args, processes, speed):
+    """Train until --epochs or --patience ends it, and write what the module's docstring lists."""
+    device, say = speed.device, processes.say
     data = open_data(args.data)
-    begin_stage(args.out, args, {"data": data.fingerprint})
+    if processes.writes:
+        begin_stage(args.out, args, {"data": data.fingerprint})
+    processes.wait()
     if (args.out / "encoder.pt").exists():
-        print(f"{args.out}: finished already")
+        say(f"{args.out}: finished already")
         return
     train_ids, held_ids = split_validation(data.pool, args.validation, args.seed)
-    print(
+    several = f" ({processes.count} processes)" if processes.count > 1 else ""
+    say(
         f"pretraining on {len(train_ids)} images{data.note}, validating on {len(held_ids)}, "
-        f"on {device}"
+        f"on {device}{several}"
+    )
+    train_images, held_images = (
+        Images(data, ids, device, args.pool_on) for ids in (train_ids, held_ids)
     )
 
     torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))
     model = UNet(data.channels, data.channels, args.width).to(device)
+    forward = speed.compiled(processes.wrap(model))
     optimizer = make_optimizer(args, model)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
+    scaler = speed.scaler()
     rows = []
     last = args.out / "last.pt"
     if last.exists():
@@ -179,17 +212,18 @@ def main():
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         rows = saved["rows"]
-        print(f"continuing after epoch {rows[-1]['epoch']}")
+        say(f"continuing after epoch {rows[-1]['epoch']}")
 
     best = min((row["validation_loss"] for row in rows), default=float("inf"))
     best_epoch = min((row["epoch"] for row in rows if row["validation_loss"] == best), default=-1)
     for epoch in range(len(rows), args.epochs):
         if epoch - best_epoch > args.patience:
-            print(f"no better validation loss for {args.patience} epochs: stopping")
+            say(f"no better validation loss for {args.patience} epochs: stopping")
             break
         started = time.perf_counter()
-        loss = train_epoch(model, optimizer, scaler, data, train_ids, epoch, args, device)
-        error, untouched = validate(model, data, held_ids, args, device)
+        model.train()
+        loss = train_epoch(forward, optimizer, scaler, train_images, epoch, args, processes, speed)
+        error, untouched = validate(model, held_images, args, processes)
         rows.append(
             {
                 "epoch": epoch,
@@ -200,13 +234,16 @@ def main():
                 "seconds": time.perf_counter() - started,
             }
         )
-        print(
+        say(
             f"epoch {epoch}{data.note}: loss {loss:.5f}, validation {error:.5f} "
-            f"(corrupted images: {untouched:.5f}), {rows[-1]['seconds']:.1f} s",
-            flush=True,
+            f"(corrupted images: {untouched:.5f}), {rows[-1]['seconds']:.1f} s"
         )
-        if error < best:
+        is_best = error < best
+        if is_best:
             best, best_epoch = error, epoch
+        if not processes.writes:
+            continue
+        if is_best:
             save_model(args.out / "best.pt", model, epoch=epoch)
         write_torch(
             last,
@@ -220,11 +257,13 @@ def main():
         )
         write_csv(args.out / "log.csv", rows)
 
+    if not processes.writes:
+        return
     write_csv(args.out / "log.csv", rows)
     model = load_model(args.out / "best.pt")
     draw_restorations(args.out / "restorations.png", model, data, held_ids, args, device)
     save_model(args.out / "encoder.pt", model, parts=("encoder",))
-    print(
+    say(
         f"best validation loss {best:.5f} at epoch {best_epoch} of {len(rows)}{data.note}; "
         f"wrote {args.out}/encoder.pt (encoder {encoder_sha256(model)[:12]})"
     )

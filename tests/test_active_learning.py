@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import LOOP, call
 
-from segmentation import metrics, query
+from segmentation import engine, metrics, query
 from segmentation.dataset import open_data
 from segmentation.runfiles import read_csv, write_json
 from segmentation.unet import UNet, load_model, save_model
@@ -179,6 +179,45 @@ def test_a_finished_run_is_skipped(run, capsys):
     assert (folder / "state.json").read_bytes() == before
 
 
+def results_of(folder):
+    """What a run leaves, but for its arguments and the seconds in its logs."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in files if path.name not in ("args.json", "env.json", "log.csv")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("arm", ["ceal", "entropy"])
+def test_where_the_pool_is_held_does_not_matter(run, arm):
+    host, device = (run(arm, *PSEUDO, "--pool-on", place) for place in ("host", "device"))
+    assert results_of(host) == results_of(device)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("before", "after"), [("host", "device"), ("device", "host")])
+def test_a_run_goes_on_with_its_pool_held_elsewhere(run, tmp_path, monkeypatch, before, after):
+    def train(*args):
+        if args[7] == ("round", 1):
+            raise Stopped
+        return whole_train(*args)
+
+    whole_train = engine.train
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(engine, "train", train)
+        call("active_learning", *run.words(tmp_path / "run", "ceal", *PSEUDO, "--pool-on", before))
+    assert len(state_of(tmp_path / "run")["rounds"]) == 1
+    call("active_learning", *run.words(tmp_path / "run", "ceal", *PSEUDO, "--pool-on", after))
+    assert results_of(tmp_path / "run") == results_of(run("ceal", *PSEUDO))
+
+
+def test_another_number_format_in_the_same_folder_is_refused(run, refused):
+    folder = run("random", *PSEUDO)
+    line = refused("active_learning", *run.words(folder, "random", *PSEUDO, "--amp", "bf16"))
+    assert "made with --amp auto, not bf16" in line
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -194,6 +233,9 @@ def test_a_finished_run_is_skipped(run, capsys):
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["--rounds", -1], "--rounds"),
         (["--device", "tpu9"], "--device tpu9"),
+        (["--amp", "fp8"], "--amp"),
+        (["--compile", "fast"], "--compile"),
+        (["--pool-on", "disk"], "--pool-on"),
     ],
 )
 def test_bad_input(run, tmp_path, refused, options, word):

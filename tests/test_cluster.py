@@ -58,9 +58,10 @@ def test_the_selection_is_the_papers_rule(data, clusters):
         assert [entry["id"] for entry in selection if entry["cluster"] == k] == nearest
 
 
-def test_again_gives_the_same_bytes(data, weights, clusters, tmp_path):
+@pytest.mark.parametrize("pool_on", ["auto", "device"])
+def test_again_gives_the_same_bytes(data, weights, clusters, tmp_path, pool_on):
     words = ["--data", data, "--weights", weights / "best.pt", "--out", tmp_path, *CLUSTER]
-    call("cluster", *words)
+    call("cluster", *words, "--pool-on", pool_on)
     for name in ("features.npz", "clusters.npz", "selection.json", "latent.png", "selection.png"):
         assert (tmp_path / name).read_bytes() == (clusters / name).read_bytes(), name
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from segmentation import engine
-from segmentation.dataset import open_data, to_input
+from segmentation.dataset import Images, open_data, to_input
 from segmentation.losses import segmentation_loss, soft_dice_loss
 from segmentation.runfiles import UserError
+from segmentation.speed import Speed
 from segmentation.unet import UNet
 
 
@@ -40,6 +41,9 @@ def test_batches_cover_everything_once():
     assert engine.batches(0, 4) == []
 
 
+CPU = Speed(torch.device("cpu"))
+
+
 def discs(count=12, size=32, seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
@@ -49,13 +53,11 @@ def discs(count=12, size=32, seed=0):
     return torch.from_numpy(images)[:, None], torch.from_numpy(masks)
 
 
-def train(epochs, seed=0, images_masks=None, batch=4):
+def train(epochs, seed=0, images_masks=None, batch=4, speed=CPU):
     torch.manual_seed(3)
     model = UNet(width=4, dropout=0.5)
     images, masks = images_masks or discs()
-    rows = engine.train(
-        model, images, masks, epochs, batch, 0.003, seed, ("t",), torch.device("cpu")
-    )
+    rows = engine.train(model, images, masks, epochs, batch, 0.003, seed, ("t",), speed)
     return model, rows
 
 
@@ -77,6 +79,20 @@ def test_training_is_set_by_its_seed():
     assert all(same) and not all(other)
 
 
+def test_training_in_bfloat16_is_near_float32_and_is_not_float32():
+    exact, rough = (train(12, speed=Speed(CPU.device, amp))[1] for amp in (None, torch.bfloat16))
+    losses = np.array([[row["loss"] for row in rows] for rows in (exact, rough)])
+    assert np.isfinite(losses).all()
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    assert (losses[0] != losses[1]).all()
+    assert losses[1, -1] < 0.9 * losses[1, 0]
+
+
+def test_weights_stay_float32_under_autocast():
+    model, _ = train(1, speed=Speed(CPU.device, torch.bfloat16))
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
 def test_a_loss_that_is_not_finite_stops_and_says_where():
     images, masks = discs()
     torch.manual_seed(0)
@@ -84,15 +100,16 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
     with torch.no_grad():
         model.head.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="t/5, epoch 0: the loss is nan"):
-        engine.train(model, images, masks, 1, 4, 0.1, 0, ("t", 5), torch.device("cpu"))
+        engine.train(model, images, masks, 1, 4, 0.1, 0, ("t", 5), CPU)
 
 
 def test_evaluation_names_each_image_and_ignores_the_batch(data):
     opened = open_data(data)
     torch.manual_seed(0)
     model = UNet(width=4)
-    one = engine.evaluate(model, opened, opened.test, 1, "cpu")
-    many = engine.evaluate(model, opened, opened.test, 7, "cpu")
+    images = Images(opened, opened.test, "cpu")
+    one = engine.evaluate(model, opened, images, 1, "cpu")
+    many = engine.evaluate(model, opened, images, 7, "cpu")
     assert [row["id"] for row in one] == opened.test
     assert one == many
 

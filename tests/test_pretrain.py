@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import PRETRAIN, call, command_line
 
-from segmentation.dataset import open_data, to_input
-from segmentation.runfiles import read_csv
+from segmentation.dataset import Images, open_data, to_input
+from segmentation.runfiles import read_csv, torch_rng
 from segmentation.unet import encoder_sha256, load_encoder, load_model
 from self_supervised import pretrain
+from self_supervised.corruptions import corrupt
+from self_supervised.processes import Processes
 
 
 def test_it_writes_its_files_and_learns(weights):
@@ -134,21 +136,40 @@ def test_validation_error_is_the_mean_over_images(data, weights):
     opened, model = open_data(data), load_model(weights / "best.pt")
     args = pretrain_args(data)
     ids = opened.pool[:21]
-    error, corrupted = pretrain.validate(model, opened, ids, args, torch.device("cpu"))
-    generator = pretrain.torch_rng(args.seed, "pretrain", "validation", "corrupt")
-    parts = [
-        pretrain.corrupt(to_input(opened.load_images(part)), generator, pretrain.rates_of(args))
-        for part in (ids[:16], ids[16:])
-    ]
-    inputs, clean = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    images = Images(opened, ids, "cpu")
+    error, corrupted = pretrain.validate(model, images, args, Processes("cpu"))
+    own = [torch_rng(args.seed, "pretrain", "validation", "corrupt", name) for name in ids]
+    inputs, clean = corrupt(to_input(opened.load_images(ids)), own, pretrain.rates_of(args))
     with torch.no_grad():
         restored = pretrain.restore(model, inputs)
     assert error == pytest.approx(((restored - clean) ** 2).mean().item(), rel=1e-4)
     assert corrupted == pytest.approx(((inputs - clean) ** 2).mean().item(), rel=1e-4)
 
 
-def pretrain_args(data):
-    with command_line("pretrain", "--data", data, "--out", "x"):
+def test_an_image_is_corrupted_by_its_id_and_epoch_alone(data):
+    """Not by its place, its batch or its process; and no epoch repeats another."""
+    opened, args = open_data(data), pretrain_args(data, "--flip", 0)
+    ids = opened.pool[:6]
+    made = {}
+    for epoch in (0, 1):
+        for some in (ids, ids[::-1], ids[2:3]):
+            corrupted, _ = pretrain.corrupted_and_clean(
+                opened.load_images(some), some, args, epoch, "corrupt"
+            )
+            for name, image in zip(some, corrupted, strict=True):
+                assert torch.equal(made.setdefault((epoch, name), image), image)
+    assert len({tuple(image.flatten().tolist()) for image in made.values()}) == 12
+
+
+@pytest.mark.parametrize("options", [["--pool-on", "device"], ["--pool-on", "host"]])
+def test_where_the_images_wait_does_not_matter(data, weights, tmp_path, options):
+    call("pretrain", "--data", data, "--out", tmp_path, *PRETRAIN, *options)
+    for name in ("best.pt", "encoder.pt", "restorations.png"):
+        assert (tmp_path / name).read_bytes() == (weights / name).read_bytes()
+
+
+def pretrain_args(data, *options):
+    with command_line("pretrain", "--data", data, "--out", "x", *options):
         return pretrain.parse_args()
 
 

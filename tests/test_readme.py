@@ -29,9 +29,13 @@ def test_every_linked_file_exists():
 
 def test_every_named_option_exists():
     """Options in the README's commands are options of the scripts that it calls."""
+    shared = (ROOT / "segmentation/speed.py").read_text(encoding="utf-8")
     for line in README.replace("\\\n", " ").splitlines():
-        call = re.match(r"python (\S+\.py) (.*)", line)
+        call = re.match(r"(?:python|torchrun [^.]*) (\S+\.py) (.*)", line)
         if call:
             source = (ROOT / call[1]).read_text(encoding="utf-8")
-            for option in re.findall(r"--[a-z][a-z-]*", call[2]):
+            if "from segmentation.speed import" in source:
+                source += shared
+            for option in re.findall(r"--[a-z][a-z0-9-]*", call[2]):
+                option = re.sub("^--no-(?=tf32$)", "--", option)
                 assert f'"{option}"' in source, (call[1], option)

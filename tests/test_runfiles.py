@@ -98,11 +98,10 @@ def test_tensor_hash():
 
 
 def test_a_stage_refuses_other_settings(tmp_path):
-    args = argparse.Namespace(out=tmp_path, k=10, device="cpu", data="d")
+    args = argparse.Namespace(out=tmp_path, k=10, device="cpu", data="d", pool_on="host")
     runfiles.begin_stage(tmp_path, args, {"data": "1234"})
-    runfiles.begin_stage(
-        tmp_path, argparse.Namespace(out="x", k=10, device="cuda", data="e"), {"data": "1234"}
-    )
+    elsewhere = argparse.Namespace(out="x", k=10, device="cuda", data="e", pool_on="device")
+    runfiles.begin_stage(tmp_path, elsewhere, {"data": "1234"})
     with pytest.raises(UserError, match="made with --k 10, not 11"):
         runfiles.begin_stage(tmp_path, argparse.Namespace(k=11), {"data": "1234"})
     with pytest.raises(UserError, match="made with another data"):

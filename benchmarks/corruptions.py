@@ -1,0 +1,157 @@
+"""Batched corruptions against the parents' loop: their speed, and whether both draw alike.
+
+    python benchmarks/corruptions.py                       one CPU core, 256 x 256
+    python benchmarks/corruptions.py --device cuda         a CUDA card against one core of its host
+
+The loop of benchmarks/plain.py and self_supervised/corruptions.py take turns on the same images, by
+the paper's rates. Before that, statistics of single images are compared by Kolmogorov-Smirnov
+two-sample tests; a p-value below 0.0001 fails the run.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from scipy.stats import ks_2samp
+
+from benchmarks import plain
+from benchmarks.measure import hardware, in_turn, save
+from segmentation.runfiles import Parser, UserError, pick_device, positive, run_script, torch_rng
+from self_supervised import corruptions
+
+LEAST_P = 1e-4
+
+
+def ramp(size):
+    """An image that tells where each pixel comes from: its number over the count of pixels."""
+    return (np.arange(size * size) / size**2).reshape(size, size)
+
+
+def moves(image):
+    """Statistics of a shuffled ramp: mean steps down and across, and the share that stayed."""
+    size = len(image)
+    source = np.rint(image * size**2).astype(int)
+    y, x = np.mgrid[:size, :size]
+    down, across = np.abs(source // size - y), np.abs(source % size - x)
+    return {
+        "shuffle: mean step down": down.mean(),
+        "shuffle: mean step across": across.mean(),
+        "shuffle: share that stayed": (down + across == 0).mean(),
+        "shuffle: distinct values": len(np.unique(source)),
+    }
+
+
+def noise(image, name):
+    """Statistics of a painted image of twos: how much noise there is, where, and its mean."""
+    hidden = image < 1.5
+    y, x = np.nonzero(hidden) if hidden.any() else ([0], [0])
+    return {
+        f"{name}: share of noise": hidden.mean(),
+        f"{name}: mean row of it": np.mean(y),
+        f"{name}: mean column of it": np.mean(x),
+        f"{name}: mean of it": image[hidden].mean() if hidden.any() else 0,
+    }
+
+
+def curve(image):
+    """Statistics of a bent ramp: its value at three intensities."""
+    flat = np.asarray(image).ravel()
+    return {f"intensity at {at}": flat[int(at * len(flat))] for at in (0.2, 0.5, 0.8)}
+
+
+def samples(count, size, device):
+    """Two lists of dicts of statistics: of `count` images by the plain loop, and by ours."""
+    one, twos = ramp(size), np.full((size, size), 2.0)
+    theirs = [
+        {
+            **moves(plain.local_pixel_shuffling(one)),
+            **curve(plain.nonlinear_intensity(one)),
+            **noise(plain.in_painting(twos), "in-painting"),
+            **noise(plain.out_painting(twos), "out-painting"),
+        }
+        for _ in range(count)
+    ]
+    generators = [torch_rng(0, "benchmark", n, device=device) for n in range(count)]
+    one, twos = (
+        torch.tensor(image, dtype=torch.float32, device=device).repeat(count, 1, 1, 1)
+        for image in (one, twos)
+    )
+    shown = torch.ones_like(one, dtype=torch.bool)
+    inside = corruptions.inside_boxes(twos, generators)
+    outside = corruptions.outside_boxes(twos, generators)
+    batches = (
+        corruptions.local_pixel_shuffling(one, shown, generators),
+        corruptions.nonlinear_intensity(one, generators),
+        corruptions.paint(twos, inside, generators),
+        corruptions.paint(twos, outside, generators),
+    )
+    ours = [
+        {
+            **moves(shuffled),
+            **curve(bent),
+            **noise(inner, "in-painting"),
+            **noise(outer, "out-painting"),
+        }
+        for shuffled, bent, inner, outer in zip(
+            *(batch[:, 0].double().cpu().numpy() for batch in batches), strict=True
+        )
+    ]
+    return theirs, ours
+
+
+def main():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--size", type=positive, default=256, help="pixels a side")
+    add("--batch", type=positive, default=64, help="images at once")
+    add("--repeats", type=positive, default=9, help="turns")
+    add("--samples", type=positive, default=300, help="images of 64 x 64 for each test")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--out", type=Path, help="folder for corruptions-DEVICE.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    device = pick_device(args.device)
+
+    theirs, ours = samples(args.samples, 64, device)
+    tests = {
+        name: ks_2samp([row[name] for row in theirs], [row[name] for row in ours]).pvalue
+        for name in theirs[0]
+    }
+    for name, p in tests.items():
+        print(f"{name:32} p = {p:.3f}")
+    if min(tests.values()) < LEAST_P:
+        raise UserError("the batched corruptions do not draw from the plain loop's distribution")
+
+    images = torch.rand(args.batch, 1, args.size, args.size)
+    arrays = images[:, 0].double().numpy()
+    on_device = images.to(device)
+    generators = [torch_rng(0, n, device=device) for n in range(args.batch)]
+    times = in_turn(
+        {
+            "plain loop": lambda: [plain.corrupt(image) for image in arrays],
+            "batched": lambda: corruptions.corrupt(on_device, generators),
+        },
+        args.repeats,
+        device,
+    )
+    ratio = times["plain loop"] / times["batched"]
+    for name, value in times.items():
+        print(f"{name:12} {1000 * value / args.batch:8.3f} ms per image")
+    print(f"ratio {ratio:.1f} ({args.size} x {args.size}, batch {args.batch}, {device})")
+    save(
+        args.out,
+        f"corruptions-{device.type}",
+        {
+            "ms_per_image": {name: 1000 * t / args.batch for name, t in times.items()},
+            "ratio": ratio,
+            "p_values": tests,
+            **hardware(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

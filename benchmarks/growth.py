@@ -1,0 +1,156 @@
+"""Time and memory of what is done to the whole pool, against its size.
+
+    python benchmarks/growth.py --out benchmarks/results
+
+For pools of 1000 to 33126 images (33126 is ISIC 2020) of 64 x 64 pixels: features of a U-Net,
+k-means on 2048 dimensions, the cold-start choice, CEAL's scoring (20 passes) and its query. Each
+size runs in a process of its own, on noise: the content changes neither time nor memory, but for
+the number of iterations of k-means. Memory is what the process holds beside the page cache of the
+arrays.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.measure import hardware, save, seconds
+from cluster import extract_features
+from segmentation import coldstart, query
+from segmentation.dataset import Data, Images
+from segmentation.runfiles import Parser, positive, run_script
+from segmentation.speed import Speed
+from segmentation.uncertainty import score_ceal
+from segmentation.unet import UNet
+
+SIZES = (1000, 4000, 16000, 33126)
+PIXELS = 64
+
+
+def own_memory():
+    """Bytes of this process's memory that are not a mapped file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no RssAnon")
+
+
+class Peak(threading.Thread):
+    """The largest `own_memory` while it runs."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.bytes = 0
+
+    def run(self):
+        while True:
+            self.bytes = max(self.bytes, own_memory())
+            time.sleep(0.02)
+
+
+def make_data(folder, count):
+    """A Data of noise, with its arrays on disk."""
+    arrays = {}
+    for name, shape in (("images", (count, PIXELS, PIXELS, 1)), ("masks", (count, PIXELS, PIXELS))):
+        path = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, count, 1000):
+            part = array[start : start + 1000]
+            part[:] = np.random.default_rng(start).integers(0, 2, part.shape, np.uint8)
+            if name == "images":
+                part *= 255
+        array.flush()
+        del array
+        arrays[name] = np.load(path, mmap_mode="r")
+    ids = [f"N{row:06d}" for row in range(count)]
+    known = dict.fromkeys(ids, True)
+    return Data(
+        folder, ids, has_mask=known, pool=ids, test=[], synthetic=True, fingerprint="", **arrays
+    )
+
+
+def measure(count, width):
+    """Seconds of each step on a pool of `count`, and the peak of memory in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_data(Path(folder), count)
+        peak = Peak()
+        peak.start()
+        torch.manual_seed(0)
+        model, rng = UNet(1, 1, width, dropout=0.5), np.random.default_rng(0)
+        speed = Speed(torch.device("cpu"))
+        images = Images(data, data.pool, speed.device)
+        content, times = {}, {}
+
+        def step(name, function):
+            def keep():
+                content[name] = function()
+
+            times[name] = seconds(keep)
+
+        step("features", lambda: extract_features(model, images, 2, 32))
+        features = rng.standard_normal((count, 2048), dtype=np.float32)
+        features[:, :8] += rng.integers(0, 3, (count, 8)) * 4
+        step("k-means", lambda: coldstart.kmeans(features, 10, 0))
+        found = content["k-means"]
+        step("cold start", lambda: coldstart.saal(found.cluster, found.distance, 300))
+        step("scoring", lambda: score_ceal(model, images, 20, (0, "growth"), 10, speed))
+        settings = query.CealSettings()
+        step("query", lambda: query.ceal(rng.random(count), 35, rng, settings))
+        return {"images": count, "seconds": times, "peak_bytes": peak.bytes}
+
+
+def draw(path, rows):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    counts = [row["images"] for row in rows]
+    for name in rows[0]["seconds"]:
+        left.plot(counts, [row["seconds"][name] for row in rows], "o-", label=name)
+    left.plot(counts, [count * 1e-3 for count in counts], "k:", label="1 ms per image")
+    left.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel="seconds")
+    left.legend(fontsize=8)
+    right.plot(counts, [row["peak_bytes"] / 2**30 for row in rows], "o-")
+    right.set(xlabel="images in the pool", ylabel="peak memory without page cache (GiB)")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--sizes", type=positive, nargs="+", default=SIZES, help="of the pool")
+    add("--width", type=positive, default=4, help="of the U-Net")
+    add("--only", type=positive, help="one size, in this process, printed as JSON")
+    add("--out", type=Path, help="folder for growth.json and growth.png")
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.only, args.width)))
+        return
+    rows = []
+    for count in args.sizes:
+        command = [sys.executable, __file__, "--only", str(count), "--width", str(args.width)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        steps = ", ".join(f"{name} {value:.2f} s" for name, value in rows[-1]["seconds"].items())
+        print(f"{count:6d} images: {steps}; {rows[-1]['peak_bytes'] / 2**30:.2f} GiB", flush=True)
+    save(args.out, "growth", {"rows": rows, **hardware()})
+    if args.out:
+        draw(args.out / "growth.png", rows)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,87 @@
+"""CEAL's Monte Carlo scoring against full passes.
+
+    python benchmarks/scoring.py                            CPU: 20 full passes, same batch
+    python benchmarks/scoring.py --device cuda --size 256 --width 64 --images 256
+                                                            CUDA: the one-image loop
+
+On a CPU the other side runs encoder and decoder 20 times for the same batches; on a CUDA card it is
+the released code's loop, one image at a time in float32. Both add the pass without dropout and the
+distance map. The two scores are compared by rank: they have drawn other dropout masks.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks import plain
+from benchmarks.measure import hardware, in_turn, save
+from preprocess import prepare_demo
+from segmentation.runfiles import Parser, pick_device, positive, run_script
+from segmentation.speed import Speed, add_options
+from segmentation.uncertainty import score_ceal
+from segmentation.unet import UNet
+
+
+def main():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--size", type=positive, default=64, help="pixels a side")
+    add("--width", type=positive, default=12, help="channels at full resolution")
+    add("--images", type=positive, default=40, help="how many to score")
+    add("--batch", type=positive, default=10, help="images at once")
+    add("--passes", type=positive, default=20, help="with dropout")
+    add("--repeats", type=positive, default=7, help="turns")
+    add("--threads", type=positive, default=1, help="of the CPU")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--out", type=Path, help="folder for scoring-DEVICE.json")
+    add_options(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    speed = Speed.of(args, device)
+    torch.manual_seed(0)
+    model = UNet(1, 1, args.width, dropout=0.5)
+    size = (args.size, args.size)
+    drawn = [prepare_demo(n, 0, size, gray=True).image[..., 0] for n in range(args.images)]
+    images = torch.from_numpy(np.stack(drawn))[:, None]
+    with torch.no_grad():  # some pixels of each image are lesion
+        model.head.bias -= model(images[:8].float() / 255).median()
+    one_by_one = device.type == "cuda"
+    scores = {}
+
+    def full():
+        batch = 1 if one_by_one else args.batch
+        scores["full"] = plain.score_ceal(model, images, args.passes, batch, device)
+
+    on_device = images.to(device)
+
+    def shared():
+        stream = (0, "benchmark")
+        scores["shared"] = score_ceal(model, on_device, args.passes, stream, args.batch, speed)
+
+    times = in_turn({"full passes": full, "shared": shared}, args.repeats, device)
+    ratio = times["full passes"] / times["shared"]
+    for name, value in times.items():
+        print(f"{name:12} {1000 * value / args.images:8.2f} ms per image")
+    same = float(spearmanr(scores["full"], scores["shared"]).statistic)
+    print(f"ratio {ratio:.2f} (T = {args.passes}, {args.size} px, width {args.width}, {device})")
+    print(f"rank correlation of the two scores: {same:.3f}")
+    save(
+        args.out,
+        f"scoring-{device.type}",
+        {
+            "ms_per_image": {name: 1000 * t / args.images for name, t in times.items()},
+            "ratio": ratio,
+            "rank_correlation": same,
+            **hardware(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -81,6 +81,8 @@ class Compiled:
             return self.plain(*args)
         try:
             return self.fast(*args)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except Exception as error:  # there is no compiler, a card is too old, a graph is refused
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             print(f"warning: torch.compile failed, going on without it: {reason}", file=sys.stderr)

@@ -58,6 +58,7 @@ def monte_carlo(model, bottleneck, skips, passes, at_once=1):
     logits = []
     for part in batches(passes, at_once):
         repeated = bottleneck.repeat(part.stop - part.start, 1, 1, 1)
+        repeated = repeated.contiguous(memory_format=torch.channels_last)
         dropped = dropout(repeated, model.dropout, training=True)
         logits.append(model.decode_terms(dropped, terms)[:, 0].float())
     return torch.cat(logits).sigmoid().unflatten(0, (passes, -1))

@@ -316,8 +316,8 @@ def bezier_table(control, decreasing, levels=256):
     The error is below 3 / (CURVE_POINTS - 1) < 0.001, since Y' <= 3 and Y is monotone.
     """
     t = torch.linspace(0, 1, CURVE_POINTS, dtype=torch.float64, device=control.device)
-    basis = torch.stack([3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2])
-    x, y = (control.double().mT @ basis + t**3).unbind(1)
+    first, second = control.double()[..., None].unbind(1)
+    x, y = (3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3).unbind(1)
     y = torch.where(decreasing[:, None], y.flip(1), y)
 
     at = torch.linspace(0, 1, levels, dtype=torch.float64, device=control.device)

@@ -74,7 +74,7 @@ choose PASSES        20       20        20          # Monte Carlo passes of CEAL
 # which go to DATA_OUT: data/ and the names of data and size, unless it is set
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
 : "${AMP:=auto}"          # auto (bf16 or fp16 on a GPU, float32 on a CPU), off, bf16, fp16
-: "${COMPILE:=off}"       # off, on (torch.compile), graphs (CUDA graphs too)
+: "${COMPILE:=off}"       # of the pretraining: off, on (torch.compile), graphs (CUDA graphs too)
 : "${JOBS:=}"             # arms trained at once; empty: one on a GPU, one per core on a CPU
 : "${SHARD:=1/1}"         # i/n: train the i-th, (i+n)-th, ... run only
 : "${PYTHON:=python3}"    # used as it is if it has every requirement; else it makes .venv
@@ -136,7 +136,7 @@ train_arm() { # ARM SEED: one run of the table
   run "$PYTHON" segmentation/active_learning.py --data "$DATA_OUT" --out "$RUN/seg/$1/seed$2" \
     $options --epochs-round "$EPOCHS_ROUND" --width "$WIDTH" --dropout "$DROPOUT" \
     --batch "$BATCH" --lr "$LR" --passes "$PASSES" --seed "$2" --device "$DEVICE" \
-    --amp "$AMP" --compile "$COMPILE" 2>&1 |
+    --amp "$AMP" 2>&1 |
     sed -u "s|^|[$1 seed$2] |"
 }
 
@@ -205,7 +205,7 @@ COUNT
   set -a # xargs starts new shells, which need the settings and the functions
   export -f arm_options run train_arm
   eval "$(declare -p PYTHON DATA_OUT RUN INIT INITIAL PER_ROUND ROUNDS EPOCHS EPOCHS_ROUND \
-    FULL_EPOCHS WIDTH DROPOUT BATCH LR PASSES DEVICE AMP COMPILE)"
+    FULL_EPOCHS WIDTH DROPOUT BATCH LR PASSES DEVICE AMP)"
   set +a
   for arm in $ARMS; do # arm by arm: the long runs of full supervision come first
     for seed in $SEEDS; do echo "$arm $seed"; done
@@ -216,6 +216,7 @@ COUNT
 tables() { # tables of all finished runs, and a look at the first arm's predictions
   local comparing=() first weights
   case " $ARMS " in *" $BASELINE "*) comparing=(--baseline "$BASELINE") ;; esac
+  [ "$stages" != tables ] || comparing+=(--partial)
   # shellcheck disable=SC2086
   run "$PYTHON" segmentation/tables.py --runs "$RUN/seg" --out "$RUN/tables" --arms $ARMS \
     ${comparing[@]+"${comparing[@]}"}

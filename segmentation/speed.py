@@ -51,7 +51,8 @@ class Speed:
         if name == "auto":
             name = "off"
             if device.type == "cuda":
-                name = "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"
+                has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+                name = "bf16" if has_bf16 else "fp16"
         torch.backends.cudnn.allow_tf32 = args.tf32
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
         return cls(device, AMP[name], COMPILE[args.compile])

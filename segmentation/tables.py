@@ -74,13 +74,14 @@ class Run:
 # Reading ----------------------------------------------------------------------------------------
 
 
-def read_runs(folder, arms=None):
+def read_runs(folder, arms=None, partial=False):
     """The finished runs under `folder`, and notes on the others.
 
     `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError where
-    no run is finished, an arm of `arms` has no run, or two runs differ in their data.
+    no run is finished, two runs differ in their data, or, unless `partial`, an arm of `arms` has no
+    run.
     """
-    states = read_states(folder, arms)
+    states, missing = read_states(folder, arms, partial)
     done = [pair for pair in states if is_finished(pair[1])]
     if not done:
         raise UserError(f"{folder}: no run is finished; continue segmentation/active_learning.py")
@@ -97,24 +98,24 @@ def read_runs(folder, arms=None):
         for run_folder, state in states
         if not is_finished(state)
     ]
-    notes = []
+    notes = [f"No run yet: {', '.join(missing)}."] if missing else []
     if unfinished:
         notes.append(f"Left out, unfinished (rounds done): {', '.join(unfinished)}.")
     return [read_run(*pair, test_ids) for pair in done], notes
 
 
-def read_states(folder, arms):
-    """Pairs of a run's folder and its state, in name order."""
+def read_states(folder, arms, partial):
+    """Pairs of a run's folder and its state, in name order, and the names of arms without any."""
     run_folders = sorted(
         path for path in folder.glob("*/seed*") if arms is None or path.parent.name in arms
     )
     missing = sorted(set(arms or ()) - {path.parent.name for path in run_folders})
-    if not run_folders or missing:
+    if not run_folders or (missing and not partial):
         raise UserError(
             f"{folder}: holds no run {missing[0] if missing else 'ARM'}/seedS; "
             "run segmentation/active_learning.py, or correct --runs and --arms"
         )
-    return [(path, read_state(path / "state.json")) for path in run_folders]
+    return [(path, read_state(path / "state.json")) for path in run_folders], missing
 
 
 def read_state(path):
@@ -329,19 +330,25 @@ def parse_args():
     parser.add_argument("--out", type=Path, help="folder to write to; else `tables` beside --runs")
     parser.add_argument("--arms", nargs="+", help="only these arms, in this order")
     parser.add_argument("--baseline", help="arm to which the others' Dice is compared, by seed")
+    help = "note arms and a baseline without finished runs, in place of refusing them"
+    parser.add_argument("--partial", action="store_true", help=help)
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     out = args.out or args.runs.parent / "tables"
-    runs, notes = read_runs(args.runs, args.arms)
+    runs, notes = read_runs(args.runs, args.arms, args.partial)
     groups = by_arm(runs, args.arms)
-    if args.baseline and args.baseline not in groups:
-        raise UserError(
-            f"--baseline {args.baseline}: no finished run of it; give one of {', '.join(groups)}"
-        )
-    final, rounds = final_rows(groups, args.baseline), round_rows(groups)
+    baseline = args.baseline
+    if baseline and baseline not in groups:
+        if not args.partial:
+            raise UserError(
+                f"--baseline {baseline}: no finished run of it; give one of {', '.join(groups)}"
+            )
+        notes.append(f"No finished run of {baseline}, so no differences to it.")
+        baseline = None
+    final, rounds = final_rows(groups, baseline), round_rows(groups)
     synthetic = any(run.synthetic for run in runs)
     title = "Synthetic demo data" if synthetic else "Dice against labels"
     warning = "**Synthetic demo data: these numbers say nothing about skin.**\n\n"
@@ -349,7 +356,7 @@ def main():
     notes = "".join(f"{note}\n\n" for note in [seeds_note(groups), *notes, DEFINITIONS])
     ending = f"\n{notes}Made with `{command}`\n"
     heading = warning if synthetic else ""
-    table = heading + final_markdown(final, args.baseline) + ending
+    table = heading + final_markdown(final, baseline) + ending
     write_csv(out / "table.csv", final)
     write_text(out / "table.md", table)
     write_csv(out / "rounds.csv", rounds)

@@ -1,6 +1,7 @@
 """run.sh drives the whole pipeline on tiny images, skips what is done, and refuses nonsense."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,32 @@ def test_the_whole_pipeline(tmp_path):
     assert second.stdout.split("Pictures:")[1] == first.stdout.split("Pictures:")[1]
 
 
+def test_shares_make_up_the_whole(tmp_path):
+    """prepare, the shares of train in any order, and tables do what one call does."""
+    settings = {**TINY, "RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data", "PRE_PROCESSES": 2}
+    prepared = run("prepare", **settings)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "(2 processes)" in prepared.stdout and "active_learning" not in prepared.stdout
+    done = {}
+    for share in ("2/3", "1/3", "3/3"):
+        result = run("train", SHARD=share, **settings)
+        assert result.returncode == 0, result.stderr
+        assert "tables.py" not in result.stdout
+        done[share] = set(re.findall(r"^\[(\S+ seed\d)\] \+", result.stdout, re.MULTILINE))
+        if share == "2/3":  # tables take what there is
+            early = run("tables", **{**settings, "BASELINE": "full"})
+            assert early.returncode == 0, early.stderr
+            assert "| saal-ceal | 12 | 1 |" in early.stdout
+            assert "No run yet: full." in early.stdout
+            assert "No finished run of full, so no differences to it." in early.stdout
+    assert [len(runs) for runs in done.values()] == [1, 2, 1]
+    arms = settings["ARMS"].split()
+    assert set.union(*done.values()) == {f"{arm} seed{seed}" for arm in arms for seed in (0, 1)}
+    whole = run("tables", **settings)
+    assert whole.returncode == 0, whole.stderr
+    assert "| saal-ceal | 12 | 2 |" in whole.stdout and "| full | 32 | 2 |" in whole.stdout
+
+
 @pytest.mark.parametrize(
     ("settings", "words", "message"),
     [
@@ -73,6 +100,10 @@ def test_the_whole_pipeline(tmp_path):
         ({}, ("tests",), "run.sh tests is not known"),
         ({"DATA": "nowhere"}, (), "nowhere: no such folder"),
         ({"SIZE": "50"}, (), "50: each side must be a multiple of 16"),
+        ({"SHARD": "3/2"}, ("train",), "SHARD=3/2 is not a share"),
+        ({"SHARD": "0/2"}, ("train",), "SHARD=0/2 is not a share"),
+        ({"SHARD": "1/2"}, (), "SHARD=1/2 is for bash run.sh train"),
+        ({"AMP": "bf17"}, (), "invalid choice: 'bf17'"),
     ],
 )
 def test_bad_input(tmp_path, settings, words, message):

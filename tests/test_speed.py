@@ -46,9 +46,12 @@ def test_number_formats_on_the_cpu(words, amp):
     assert how.scaler().is_enabled() == (amp is torch.float16)
 
 
-@pytest.mark.parametrize(("supported", "amp"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_auto_on_a_card_is_the_format_that_it_has(supported, amp, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: supported)
+@pytest.mark.parametrize(
+    ("capability", "amp"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_auto_on_a_card_is_the_format_that_it_has(capability, amp, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     assert Speed.of(parsed(), torch.device("cuda")).amp is amp
     assert Speed.of(parsed("--amp", "off"), torch.device("cuda")).amp is None
 

@@ -1,0 +1,114 @@
+"""The benchmarks run, print a ratio and record where it was measured; it is not judged."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import command_line
+from helpers_preprocess import make_set
+
+from benchmarks import plain, recipes
+from benchmarks.measure import in_turn
+from segmentation.uncertainty import ceal_uncertainty
+from segmentation.unet import UNet
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(name, *words):
+    return subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words", "made"),
+    [
+        ("corruptions", "--size 48 --batch 3 --repeats 1 --samples 40", "corruptions-cpu"),
+        ("scoring", "--size 32 --width 2 --images 4 --passes 2 --repeats 1", "scoring-cpu"),
+        ("pretraining", "--size 32 --width 2 --batch 2 --steps 1 --repeats 1", "pretraining-cpu"),
+    ],
+)
+def test_a_ratio_is_printed_and_recorded(name, words, made, tmp_path):
+    result = run(name, *words.split(), "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    ratio = float(re.search(r"^ratio ([\d.]+)", result.stdout, re.MULTILINE)[1])
+    content = json.loads((tmp_path / f"{made}.json").read_text())
+    assert content["ratio"] == pytest.approx(ratio, abs=0.06)
+    assert content["command"].startswith(f"python benchmarks/{name}.py ")
+    assert content["environment"]["torch"] == torch.__version__
+    assert "host" not in content["environment"]
+
+
+@pytest.mark.slow
+def test_preprocessing_reads_every_image(tmp_path):
+    make_set(tmp_path / "set", 4)
+    words = ["--root", tmp_path / "set", "--copies", 2, "--repeats", 1, "--out", tmp_path]
+    result = run("preprocessing", *words)
+    assert result.returncode == 0, result.stderr
+    assert "for 8 pairs" in result.stdout and re.search(r"^ratio [\d.]+ on", result.stdout, re.M)
+
+
+@pytest.mark.slow
+def test_growth_measures_every_size(tmp_path):
+    result = run("growth", "--sizes", 310, 400, "--width", 2, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "growth.json").read_text())["rows"]
+    assert [row["images"] for row in rows] == [310, 400]
+    assert all(row["peak_bytes"] > 50 << 20 for row in rows)
+    assert set(rows[0]["seconds"]) == {"features", "k-means", "cold start", "scoring", "query"}
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_recipes_are_compared_by_time(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(recipes, "OTHERS", recipes.OTHERS[-1:])
+    words = ["--data", data, "--seconds", 2, "--out", tmp_path, "--", "--width", 2]
+    with command_line("recipes", *words):
+        recipes.main()
+    rows = json.loads((tmp_path / "recipes.json").read_text())["rows"]
+    assert [row["recipe"] for row in rows] == ["batch 1, sgd 0.01", "batch 128, adam 0.01"]
+    for row in rows:
+        spent, best = zip(*row["curve"], strict=True)
+        assert list(spent) == sorted(spent) and spent[-1] <= 2
+        assert list(best) == sorted(best, reverse=True)
+        assert row["best_validation_loss"] == best[-1]
+    assert rows[0]["seconds_to_the_paper_recipes_best"] <= 2
+    assert (tmp_path / "recipes.png").stat().st_size > 5000
+
+
+def test_the_plain_scoring_is_ceals():
+    """One image at a time: the variance over the passes, weighted by the distance map."""
+    torch.manual_seed(0)
+    model = UNet(1, 1, 2, dropout=0.5)
+    with torch.no_grad():
+        model.head.bias += 0.3
+    images = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
+    torch.manual_seed(1)
+    scores = plain.score_ceal(model, images, 4, 1, "cpu")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for image, score in zip(images, scores, strict=True):
+            x = image[None] / 255
+            passes = [model.decode(*model.encode(x), drop=True)[0, 0].sigmoid() for _ in range(4)]
+            variance = np.var(torch.stack(passes).numpy(), axis=0)
+            prediction = model(x)[0, 0].numpy() > 0
+            assert score == pytest.approx(ceal_uncertainty(variance, prediction), rel=1e-4)
+
+
+def test_in_turn_calls_each_as_often():
+    calls = []
+    times = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    assert "".join(calls) == "ab" + "ab" * 3
+    assert set(times) == {"a", "b"} and all(value >= 0 for value in times.values())

@@ -119,7 +119,7 @@ def draw(path, rows):
         left.plot(counts, [row["seconds"][name] for row in rows], "o-", label=name)
     left.plot(counts, [count * 1e-3 for count in counts], "k:", label="1 ms per image")
     left.set(xscale="log", yscale="log", xlabel="images in the pool", ylabel="seconds")
-    left.legend(fontsize=8, loc="center left")
+    left.legend(fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     right.plot(counts, [row["peak_bytes"] / 2**30 for row in rows], "o-")
     right.set(xlabel="images in the pool", ylabel="peak memory without page cache (GiB)")
     right.set_ylim(bottom=0)

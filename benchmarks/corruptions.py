@@ -18,7 +18,7 @@ import torch
 from scipy.stats import ks_2samp
 
 from benchmarks import plain
-from benchmarks.measure import hardware, in_turn, save
+from benchmarks.measure import in_turn, per_image, save
 from segmentation.runfiles import Parser, UserError, pick_device, positive, run_script, torch_rng
 from self_supervised import corruptions
 
@@ -138,19 +138,10 @@ def main():
         device,
     )
     ratio = times["plain loop"] / times["batched"]
-    for name, value in times.items():
-        print(f"{name:12} {1000 * value / args.batch:8.3f} ms per image")
+    shown = per_image(times, args.batch)
     print(f"ratio {ratio:.1f} ({args.size} x {args.size}, batch {args.batch}, {device})")
-    save(
-        args.out,
-        f"corruptions-{device.type}",
-        {
-            "ms_per_image": {name: 1000 * t / args.batch for name, t in times.items()},
-            "ratio": ratio,
-            "p_values": tests,
-            **hardware(),
-        },
-    )
+    content = {"ms_per_image": shown, "ratio": ratio, "p_values": tests}
+    save(args.out, f"corruptions-{device.type}", content)
 
 
 if __name__ == "__main__":

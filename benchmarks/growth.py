@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.measure import hardware, save, seconds
+from benchmarks.measure import save, seconds
 from cluster import extract_features
-from segmentation import coldstart, query
+from segmentation import coldstart, pictures, query
 from segmentation.dataset import Data, Images
 from segmentation.runfiles import Parser, positive, run_script
 from segmentation.speed import Speed
@@ -108,12 +108,9 @@ def measure(count, width):
 
 
 def draw(path, rows):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    """Time and memory against the size of the pool."""
+    figure = pictures.new_figure(10, 4)
+    left, right = figure.subplots(1, 2)
     counts = [row["images"] for row in rows]
     for name in rows[0]["seconds"]:
         left.plot(counts, [row["seconds"][name] for row in rows], "o-", label=name)
@@ -125,8 +122,7 @@ def draw(path, rows):
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def main():
@@ -147,7 +143,7 @@ def main():
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         steps = ", ".join(f"{name} {value:.2f} s" for name, value in rows[-1]["seconds"].items())
         print(f"{count:6d} images: {steps}; {rows[-1]['peak_bytes'] / 2**30:.2f} GiB", flush=True)
-    save(args.out, "growth", {"rows": rows, **hardware()})
+    save(args.out, "growth", {"rows": rows})
     if args.out:
         draw(args.out / "growth.png", rows)
 

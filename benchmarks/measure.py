@@ -44,7 +44,15 @@ def in_turn(functions, repeats, device="cpu"):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def per_image(times, count):
+    """Print and return the milliseconds per image of what took so many seconds for `count`."""
+    values = {name: 1000 * value / count for name, value in times.items()}
+    for name, value in values.items():
+        print(f"{name:12} {value:8.3f} ms per image")
+    return values
+
+
 def save(folder, name, content):
-    """Write what was measured to folder/name.json, if a folder was given."""
+    """Write what was measured, and on what, to folder/name.json, if a folder was given."""
     if folder:
-        write_json(Path(folder) / f"{name}.json", content)
+        write_json(Path(folder) / f"{name}.json", {**content, **hardware()})

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measure import hardware, save
+from benchmarks.measure import save
 from segmentation.runfiles import Parser, UserError, read_csv, run_script
 from segmentation.tables import by_arm, mean_sd, plus_minus, read_runs
 
@@ -40,6 +40,10 @@ def main():
         runs = [{run.seed: run for run in group[arm]} for group in groups]
         seeds = sorted(set(runs[0]) & set(runs[1]))
         labels = [runs[0][seed].labels for seed in seeds]
+        times = [
+            statistics.median(training_seconds(folder, arm, seed) for seed in seeds)
+            for folder in folders
+        ]
         for number in (0, len(labels[0]) - 1):
             dice = [[own[seed].means[number]["dice"] for seed in seeds] for own in runs]
             differences = [other - one for one, other in zip(*dice, strict=True)]
@@ -50,14 +54,11 @@ def main():
                     "seeds": seeds,
                     "dice": dice,
                     "difference": mean_sd(differences),
-                    "training_seconds": [
-                        statistics.median(training_seconds(folder, arm, seed) for seed in seeds)
-                        for folder in folders
-                    ],
+                    "training_seconds": times,
                 }
             )
             one, other = (plus_minus(*mean_sd(values)) for values in dice)
-            seconds = " and ".join(f"{value:.0f} s" for value in rows[-1]["training_seconds"])
+            seconds = " and ".join(f"{value:.0f} s" for value in times)
             print(
                 f"{arm}, {labels[0][number]} labels, {len(seeds)} seeds: Dice {one} and {other} %, "
                 f"difference {100 * rows[-1]['difference'][0]:+.2f} ± "
@@ -65,7 +66,7 @@ def main():
             )
     if not rows:
         raise UserError(f"{args.one} and {args.other}: have no arm with finished runs in common")
-    save(args.out, "precision", {"rows": rows, **hardware()})
+    save(args.out, "precision", {"rows": rows})
 
 
 if __name__ == "__main__":

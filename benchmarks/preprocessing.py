@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measure import hardware, in_turn, save
+from benchmarks.measure import in_turn, save
 from segmentation.runfiles import Parser, positive, run_script
 from segmentation.sources import find_folders, pair
 
@@ -55,7 +55,7 @@ def main():
     for name, value in times.items():
         print(f"{name:12} {value:6.2f} s for {count} pairs, start of Python included")
     print(f"ratio {one / several:.2f} on {cores} cores")
-    content = {"seconds": times, "pairs": count, "ratio": one / several, **hardware()}
+    content = {"seconds": times, "pairs": count, "ratio": one / several}
     save(args.out, "preprocessing", content)
 
 

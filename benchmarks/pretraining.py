@@ -21,10 +21,10 @@ from torch.nn.functional import mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
-from benchmarks.measure import hardware, in_turn, save
+from benchmarks.measure import in_turn, save
 from segmentation.dataset import to_input
 from segmentation.runfiles import Parser, pick_device, positive, run_script, torch_rng
-from segmentation.speed import Speed, add_options
+from segmentation.speed import Speed, add_options, step
 from segmentation.unet import UNet
 from self_supervised.corruptions import corrupt
 
@@ -77,25 +77,23 @@ def main():
     forward, scaler = speed.compiled(model), speed.scaler()
     fused = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
 
-    def corrupted_batch(step):
-        rows = torch.arange(step * args.batch, (step + 1) * args.batch, device=device) % len(pool)
-        generators = [torch_rng(0, step, n, device=device) for n in range(args.batch)]
+    def corrupted_batch(number):
+        first = number * args.batch
+        rows = torch.arange(first, first + args.batch, device=device) % len(pool)
+        generators = [torch_rng(0, number, n, device=device) for n in range(args.batch)]
         return corrupt(to_input(pool[rows]), generators)
 
     def ours():
-        for step in range(args.steps):
-            corrupted, clean = corrupted_batch(step)
+        for number in range(args.steps):
+            corrupted, clean = corrupted_batch(number)
             with speed.autocast():
                 restored = forward(corrupted).sigmoid()
             loss = mse_loss(restored.float(), clean)
-            fused.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(fused)
-            scaler.update()
+            step(fused, scaler, loss)
 
     def corruption():
-        for step in range(args.steps):
-            corrupted_batch(step)
+        for number in range(args.steps):
+            corrupted_batch(number)
 
     times = in_turn(
         {"parents": parents, "ours": ours, "our corruption": corruption}, args.repeats, device
@@ -123,7 +121,6 @@ def main():
             "corruption_share": share,
             "model_tflops": achieved,
             "utilisation": utilisation,
-            **hardware(),
         },
     )
 

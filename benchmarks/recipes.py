@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measure import hardware, save
+from benchmarks.measure import save
+from segmentation import pictures
 from segmentation.runfiles import Parser, UserError, read_csv, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,12 +65,8 @@ def curve(recipe, data, seconds, options):
 
 def draw(path, curves):
     """Loss against wall time, the paper's recipe in black."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure = pictures.new_figure(8, 5)
+    axes = figure.subplots()
     styles = {"sgd": "--", "adam": "-"}
     colours = {1: "black", 32: "tab:blue", 64: "tab:orange", 128: "tab:green"}
     for recipe, points in curves.items():
@@ -80,8 +77,7 @@ def draw(path, curves):
     axes.set_yscale("log")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3, which="both")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    pictures.save(figure, path)
 
 
 def main():
@@ -114,7 +110,7 @@ def main():
         )
         shown = "not reached" if reached is None else f"{reached:.0f} s"
         print(f"{title(recipe):24} best {points[-1][1]:.5f}   {goal:.5f} after {shown}")
-    content = {"seconds": args.seconds, "options": args.options, "rows": rows, **hardware()}
+    content = {"seconds": args.seconds, "options": args.options, "rows": rows}
     save(args.out, "recipes", content)
     if args.out:
         draw(args.out / "recipes.png", curves)

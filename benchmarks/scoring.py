@@ -19,7 +19,7 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks import plain
-from benchmarks.measure import hardware, in_turn, save
+from benchmarks.measure import in_turn, per_image, save
 from preprocess import prepare_demo
 from segmentation.runfiles import Parser, pick_device, positive, run_script
 from segmentation.speed import Speed, add_options
@@ -66,21 +66,12 @@ def main():
 
     times = in_turn({"full passes": full, "shared": shared}, args.repeats, device)
     ratio = times["full passes"] / times["shared"]
-    for name, value in times.items():
-        print(f"{name:12} {1000 * value / args.images:8.2f} ms per image")
+    shown = per_image(times, args.images)
     same = float(spearmanr(scores["full"], scores["shared"]).statistic)
     print(f"ratio {ratio:.2f} (T = {args.passes}, {args.size} px, width {args.width}, {device})")
     print(f"rank correlation of the two scores: {same:.3f}")
-    save(
-        args.out,
-        f"scoring-{device.type}",
-        {
-            "ms_per_image": {name: 1000 * t / args.images for name, t in times.items()},
-            "ratio": ratio,
-            "rank_correlation": same,
-            **hardware(),
-        },
-    )
+    content = {"ms_per_image": shown, "ratio": ratio, "rank_correlation": same}
+    save(args.out, f"scoring-{device.type}", content)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from segmentation import metrics
 from segmentation.dataset import to_input
 from segmentation.losses import segmentation_loss
 from segmentation.runfiles import UserError, derived_seed, torch_rng
+from segmentation.speed import step
 
 
 def batches(count, size):
@@ -16,10 +17,10 @@ def batches(count, size):
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def check_finite(loss, step):
+def check_finite(loss, name):
     """Stop at the first loss that is not a number, naming where it happened."""
     if not np.isfinite(loss):
-        raise UserError(f"{step}: the loss is {loss}; lower the learning rate, or check the images")
+        raise UserError(f"{name}: the loss is {loss}; lower the learning rate, or check the images")
 
 
 def train(model, images, masks, epochs, batch, lr, seed, name, speed, progress=lambda row: None):
@@ -46,10 +47,7 @@ def train(model, images, masks, epochs, batch, lr, seed, name, speed, progress=l
             with speed.autocast():
                 logits = forward(to_input(images[chosen]))[:, 0]
             loss = segmentation_loss(logits.float(), masks[chosen])
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
+            step(optimizer, scaler, loss)
             total += loss.detach() * len(chosen)
         mean = total.item() / len(order)
         check_finite(mean, f"{'/'.join(map(str, name))}, epoch {epoch}")

@@ -70,6 +70,14 @@ class Speed:
         return Compiled(function, self.compile) if self.compile else function
 
 
+def step(optimizer, scaler, loss):
+    """One optimizer step down the gradient of a scalar `loss`, scaled by a `Speed.scaler`."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
 class Compiled:
     """A function that torch.compile compiles on the first call, or that stays as it is."""
 

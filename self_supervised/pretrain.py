@@ -40,7 +40,7 @@ from segmentation.runfiles import (
     write_csv,
     write_torch,
 )
-from segmentation.speed import Speed, add_options
+from segmentation.speed import Speed, add_options, step
 from segmentation.unet import UNet, architecture, encoder_sha256, load_model, save_model
 from self_supervised.corruptions import Rates, corrupt
 from self_supervised.processes import Processes
@@ -118,19 +118,17 @@ def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, spee
     silent = None if processes.writes else True
     for part in tqdm(parts, desc=f"epoch {epoch}", leave=False, disable=silent):
         batch = order[part]
-        mine = processes.share(batch)
-        weight = len(mine) / len(batch)
-        if len(mine) == 0:  # a last batch smaller than the number of processes
-            mine = batch[:1]
-        ids = images.subset(mine).ids
-        corrupted, clean = corrupted_and_clean(images[mine], ids, args, epoch, "corrupt")
+        places = processes.share(batch)
+        weight = len(places) / len(batch)
+        if len(places) == 0:  # a last batch smaller than the number of processes
+            places = batch[:1]
+        mine = images.subset(places)
+        corrupted, clean = corrupted_and_clean(mine[:], mine.ids, args, epoch, "corrupt")
         with speed.autocast():
             restored = restore(forward, corrupted)
         loss = weight * mse_loss(restored.float(), clean)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss * processes.count).backward()  # averaged over processes: the batch's mean
-        scaler.step(optimizer)
-        scaler.update()
+        # Gradients are averaged over the processes: this makes them the batch's.
+        step(optimizer, scaler, loss * processes.count)
         total += loss.detach() * len(batch)
     mean = processes.sum(total).item() / len(images)
     check_finite(mean, f"pretraining, epoch {epoch}")

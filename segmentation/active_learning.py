@@ -181,7 +181,7 @@ class Loop:
             inputs["clusters"] = sha256_file(args.clusters / "clusters.npz")
         self.read = reader(args.clusters, arrays)
         self.first_model()  # both refuse what does not fit, before anything is written
-        self.choose(0, None, [])
+        self.cold_start = self.choose(0, None, [])
         begin_stage(args.out, args, inputs)
         self.pool_images = Images(self.data, self.pool, self.speed.device, args.pool_on)
         self.test_images = Images(self.data, test, self.speed.device, args.pool_on)
@@ -239,12 +239,12 @@ class Loop:
             return ask(QUERIES[args.query], view, budget)
 
     def ask(self, number, model, labelled):
-        """Have `choose` choose; returns its entries for the state, pseudo-labelled ids, a note.
+        """What `choose` chose: entries for the state, pseudo-labelled ids, a note.
 
         Writes scores.csv if the strategy scores the unlabelled images.
         """
         known = {entry["id"] for entry in labelled}
-        answer = self.choose(number, model, sorted(known))
+        answer = self.choose(number, model, known) if number else self.cold_start
         scores = {}
         if answer.scores is not None:
             unlabelled = [name for name in self.pool if name not in known]

@@ -22,11 +22,12 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from tqdm import tqdm
 
+from segmentation.coldstart import normalise
 from segmentation.dataset import to_input
 from segmentation.engine import batches
 from segmentation.runfiles import UserError, numpy_rng
-from segmentation.stages import torch_rng
-from self_supervised.corruptions import DEFAULT_RATES, corrupt
+from segmentation.stages import load_weights
+from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
 
 BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # name -> number of features
 IMAGENET_SIZE = (224, 224)  # pixels at which the published weights were trained
@@ -78,7 +79,7 @@ def released(model, images, pooling, seed):
     order = numpy_rng(seed, "released features", "order").permutation(len(images))
 
     def rows(part):
-        corrupted, _ = corrupted_and_clean(part, (seed, "released features"))
+        corrupted, _ = corrupted_and_clean(part[:], part.ids, (seed, "released features"))
         return pooled_bottleneck(model, corrupted, pooling)
 
     return collect(rows, images.subset(torch.from_numpy(order)), 1)
@@ -96,18 +97,13 @@ def restoration_loss(model, images, seed, batch, times=4, rates=DEFAULT_RATES):
     def losses(part):
         total = torch.zeros(len(part), dtype=torch.float64, device=images.device)
         for number in range(times):
-            corrupted, clean = corrupted_and_clean(part, (seed, "restoration loss", number), rates)
+            stream = (seed, "restoration loss", number)
+            corrupted, clean = corrupted_and_clean(part[:], part.ids, stream, rates)
             restored = model(corrupted).sigmoid()
             total += (restored - clean).square().mean(dim=(1, 2, 3))
         return (total / times).float()
 
     return collect(losses, images, batch, "restoration losses")
-
-
-def corrupted_and_clean(images, stream, rates=DEFAULT_RATES):
-    """The images of a dataset.Images, each corrupted by the stream (*stream, its id)."""
-    generators = [torch_rng(*stream, name, device=images.device) for name in images.ids]
-    return corrupt(to_input(images[:]), generators, rates)
 
 
 # ImageNet ---------------------------------------------------------------------------------------
@@ -125,13 +121,7 @@ def load_resnet(path, backbone):
     from torchvision.models import get_model
 
     give = f"give the weights file of torchvision's {backbone}, or the --backbone it is of"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; {give}") from None
-    except Exception as error:  # on bytes that are not its own, torch.load raises anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not readable as weights ({reason}); {give}") from None
+    state = load_weights(path, give)
     model = get_model(backbone, weights=None)
     own = model.state_dict()
     state = state if isinstance(state, dict) else {}
@@ -205,8 +195,7 @@ def scaled(features, how):
     if how == "none":
         return features
     if how == "l2":
-        length = np.linalg.norm(features, axis=1, keepdims=True)
-        return features / np.where(length == 0, 1, length)
+        return normalise(features)
     if how == "standard":
         mean, std = (f(features, axis=0, dtype=np.float64) for f in (np.mean, np.std))
         std[std <= ROUNDING * np.abs(mean)] = np.inf

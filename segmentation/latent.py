@@ -42,8 +42,6 @@ def reader(folder, arrays):
     def read(name):
         if name in arrays:
             return arrays[name]
-        if folder is None:
-            raise UserError("this strategy needs --clusters, a folder written by cluster.py")
         raise UserError(f"{folder}/features.npz: has no {name}; {MEND} with --weights best.pt")
 
     return read

@@ -29,16 +29,21 @@ def write_torch(path, content):
         torch.save({"schema": SCHEMA, **content}, file)  # given a path, it would store the name
 
 
-def read_torch(path, mend="run the stage that writes it", device="cpu"):
-    """Read a dict of tensors and plain values (`weights_only=True`) of this schema version."""
-    path = Path(path)
+def load_weights(path, mend, device="cpu"):
+    """What torch.save wrote of tensors and plain values (`weights_only=True`); UserError if not."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {mend}") from None
     except Exception as error:  # on bytes that are not its own, torch.load raises anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as weights ({reason}); {mend}") from None
+
+
+def read_torch(path, mend="run the stage that writes it", device="cpu"):
+    """Read a dict of tensors and plain values of this schema version."""
+    path = Path(path)
+    content = load_weights(path, mend, device)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a weights file of schema {SCHEMA}; {mend}")
     return content

@@ -160,14 +160,15 @@ def comparison(differences):
     """The columns of significance.csv from the paired differences of an arm, seeds x images."""
     interval, p = significance.paired_bootstrap(differences)
     by_seed = differences.mean(axis=1).tolist()
+    student = significance.t_interval(by_seed)
     return {
         **columns("difference", interval),
         "p": p,
         "p_holm": None,
         **columns("effect_size", significance.effect_size(by_seed)),
         "seeds": len(differences),
-        "t_low": significance.t_interval(by_seed).low,
-        "t_high": significance.t_interval(by_seed).high,
+        "t_low": student.low,
+        "t_high": student.high,
         "wilcoxon_p": significance.wilcoxon_p(differences.mean(axis=0)),
     }
 

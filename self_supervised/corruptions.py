@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from segmentation.dataset import to_input
+from segmentation.stages import torch_rng
+
 MAX_FLIPS = 3
 MAX_BOXES = 5
 NEXT_BOX = 0.95  # probability of each further box
@@ -56,6 +59,12 @@ def corrupt(images, generators, rates=DEFAULT_RATES):
         clean[part] = flip(images[part], own, rates.flip)
         corrupted[part] = _corrupt(clean[part], own, rates)
     return corrupted, clean
+
+
+def corrupted_and_clean(images, ids, stream, rates=DEFAULT_RATES):
+    """`corrupt` uint8 images, each by the stream (*stream, its id), whatever batch it is in."""
+    generators = [torch_rng(*stream, name, device=images.device) for name in ids]
+    return corrupt(to_input(images), generators, rates)
 
 
 def _corrupt(images, generators, rates):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from segmentation import pictures
 from segmentation.datafolder import open_data
-from segmentation.dataset import Images, load_tensor, to_input
+from segmentation.dataset import Images, load_tensor
 from segmentation.engine import batches, check_finite
 from segmentation.runfiles import (
     Parser,
@@ -40,7 +40,8 @@ from segmentation.runfiles import (
 from segmentation.speed import Speed, add_options, step
 from segmentation.stages import begin_stage, read_torch, torch_rng, write_torch
 from segmentation.unet import UNet, architecture, encoder_sha256, load_model, save_model
-from self_supervised.corruptions import Rates, corrupt
+from self_supervised import corruptions
+from self_supervised.corruptions import Rates
 from self_supervised.processes import Processes
 
 
@@ -96,10 +97,9 @@ def make_optimizer(args, model):
 
 def corrupted_and_clean(images, ids, args, *stream):
     """Corrupt uint8 images, each by the stream (seed, "pretrain", *stream, its id)."""
-    generators = [
-        torch_rng(args.seed, "pretrain", *stream, name, device=images.device) for name in ids
-    ]
-    return corrupt(to_input(images), generators, rates_of(args))
+    return corruptions.corrupted_and_clean(
+        images, ids, (args.seed, "pretrain", *stream), rates_of(args)
+    )
 
 
 def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, speed):

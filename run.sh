@@ -45,7 +45,7 @@ choose POOL_COUNT    ""       ""        ""        ""        # pool images; empty
 choose TEST_COUNT    ""       ""        ""        ""        # test images; empty: one in five (400 of 2000)
 choose SPLIT_SEED    0        0         0         0         # of the one shuffle into pool and test
 # restoration pretraining
-choose WIDTH         8        12        64        16        # U-Net channels at full resolution
+choose WIDTH         8        12        64        8         # U-Net channels at full resolution
 choose PRE_EPOCHS    20       50        10000     40        # at most
 choose PRE_PATIENCE  50       50        50        50        # epochs without improvement before it stops
 choose PRE_OPTIMIZER adam     adam      sgd       adam      # sgd (momentum 0.9) or adam
@@ -62,10 +62,16 @@ choose INIT          all      all       all       encoder   # warm start of the 
 choose INITIAL       24       300       300       ""        # labels of round 0
 choose PER_ROUND     8        35        35        35        # labels asked for in each later round
 choose ROUNDS        3        9         9         9         # later rounds
-choose BUDGETS       ""       ""        ""        "10 20 40 80 160 300"  # or all labels, round by round
-choose LONG          ""       ""        ""        "random saal-ceal"  # arms that go on by ROUNDS
-choose SHORT         ""       ""        ""        "*+k* *+pool1 *+standard *+thumb* *+rel* first *+draw*"
-choose SHORT_BUDGETS ""       ""        ""        "20 40"  # of the arms with these names
+choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # or all labels, round by round
+choose OTHER_BUDGETS "" "" "" "
+random saal-ceal: 10 20 40 80 100 160 300 615
+permuted kmeans typiclust probcover maxherding kcenter usl pt4al: 10 20 40 80
+*+paper: 20 40 80 160 300
+*+teacher: 20 40 80 100
+*-*: 20 40 80 160
+*+all saal+scratch *+flips *+noaugment: 20 40 80
+*+k* *+pool1 *+standard *+thumbnails first *+released* *+draw*: 20 40
+" # by name, the first line that fits; full has all labels
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/recipes.py,
 choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's
 choose EPOCHS_ROUND  6        2         2         ""        # of each later round
@@ -92,13 +98,13 @@ choose CHOICES       ""       ""        ""        20        # labels on the map 
 TABLES="tables random full saal-ceal saal random-entropy random random+scratch"
 [ "$PRESET" != study ] || TABLES="
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
-query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-batches random-dsal+heads typicover-uherding
-paper random+paper full+paper random+scratch+paper random+paper saal+paper typiclust+paper maxherding+paper typicover+paper random-entropy+paper
-pretraining random+scratch random+scratch random random+all saal saal+all saal+scratch typicover typicover+scratch
-features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails typicover typicover+pool1 typicover+thumbnails
-efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random+scratch+light random random+teacher typicover+teacher
+query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
+pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
+efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
+paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
+features random random saal saal+k5 saal+k20 kmeans saal+pool1 saal+standard saal+thumbnails typicover typicover+pool1 typicover+thumbnails
 released saal saal first saal+released1 permuted saal+released4 saal+released5
-oracle random random random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8 random+draw9 random+draw10 random+draw11 random+draw12"
+oracle random random random+draw1 random+draw2 random+draw3 random+draw4"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
 : "${IMAGENET:=}"         # weights file for +imagenet
 : "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50
@@ -126,26 +132,23 @@ clusters_of() { # ARM: the name of the clustering that an arm uses
   echo "$name"
 }
 
-is_one_of() { # NAME PATTERNS: does one of the patterns match the name?
-  local pattern
-  for pattern in $2; do
-    # shellcheck disable=SC2053
-    if [[ $1 == $pattern ]]; then return 0; fi
-  done
-  return 1
+budgets_of() { # ARM: the option that gives its labels in all, round by round; nothing if none is set
+  local patterns pattern numbers=$BUDGETS line
+  while IFS=: read -r patterns line; do
+    for pattern in $patterns; do
+      # shellcheck disable=SC2053
+      if [[ $1 == $pattern ]]; then numbers=$line && break 2; fi
+    done
+  done <<<"$OTHER_BUDGETS"
+  echo "${numbers:+--budgets $numbers}"
 }
 
 arm_options() { # ARM SEED: the options that make an arm what it is
   local parts part cold query init=$INIT recipe=$RECIPE more="" rounds epochs=$EPOCHS
   read -ra parts <<<"${1//+/ }"
   cold=${parts[0]%%-*} query=${parts[0]#*-}
-  rounds=${BUDGETS:+--budgets $BUDGETS}
+  rounds=$(budgets_of "$1")
   rounds=${rounds:---initial $INITIAL --per-round $PER_ROUND --rounds $ROUNDS}
-  if is_one_of "$1" "$LONG"; then
-    rounds+=$(for ((i = 1; i <= ROUNDS; i++)); do echo -n " $((${BUDGETS##* } + i * PER_ROUND))"; done)
-  elif is_one_of "$1" "$SHORT"; then
-    rounds="--budgets $SHORT_BUDGETS"
-  fi
   if [ "$cold" = full ]; then
     cold=random query=random rounds="--initial all --rounds 0" epochs=$FULL_EPOCHS
   fi
@@ -259,12 +262,31 @@ ARMS=$(while read -r _ _ arms; do printf '%s\n' $arms; done <<<"$TABLES" | awk '
 for arm in $ARMS; do arm_options "$arm" 0 >/dev/null; done
 set_up requirements.txt
 
+carry_out() { # SCRIPT OPTIONS...: its calls, a line of standard input each, side by side on a CPU
+  local calls count jobs=$JOBS threads
+  calls=$(cat)
+  [ -n "$calls" ] || return 0
+  if [ -z "$jobs" ]; then
+    jobs=$("$PYTHON" - "$DEVICE" <<'COUNT'
+import os, sys, torch
+on_gpu = sys.argv[1].startswith("cuda") or (sys.argv[1] == "auto" and torch.cuda.is_available())
+print(1 if on_gpu else len(os.sched_getaffinity(0)))
+COUNT
+    )
+  fi
+  count=$(wc -l <<<"$calls")
+  jobs=$((jobs < count ? jobs : count))
+  threads=$(($(nproc) / jobs))
+  local -x OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+  run "$PYTHON" segmentation/schedule.py --jobs "$jobs" -- "$@" <<<"$calls"
+}
+
 seeds_of_pretraining() { # one word for all seeds together, or each seed
   [ "$PRE_SEED" = each ] && echo "$SEEDS" || echo "$PRE_SEED"
 }
 
 prepare() { # data, pretraining and clusters
-  local make=(--size "$SIZE" --seed "$SPLIT_SEED") launch=() seed arm name
+  local make=(--size "$SIZE" --seed "$SPLIT_SEED")
   check_strategies
   make+=("$([ "$GRAY" = 1 ] && echo --gray || echo --no-gray)")
   [ -z "$POOL_COUNT" ] || make+=(--pool-count "$POOL_COUNT")
@@ -280,20 +302,33 @@ prepare() { # data, pretraining and clusters
     run "$PYTHON" preprocess.py --out "$DATA_OUT-released5" "${make[@]}" --released-masks ;;
   esac
 
+  pretrain
+  cluster
+}
+
+pretrain() { # once, or once per seed
+  local launch=() seed folder
   if [ "$PRE_PROCESSES" != 1 ]; then
     launch=(-m torch.distributed.run --standalone --nproc_per_node "$PRE_PROCESSES")
+    local -x OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   fi
   for seed in $(seeds_of_pretraining); do
-    run "$PYTHON" ${launch[@]+"${launch[@]}"} self_supervised/pretrain.py --data "$DATA_OUT" \
-      --out "$(folder_of pretrain "$seed")" --width "$WIDTH" --epochs "$PRE_EPOCHS" \
-      --patience "$PRE_PATIENCE" --optimizer "$PRE_OPTIMIZER" --lr "$PRE_LR" \
-      --batch "$PRE_BATCH" --seed "$seed" --device "$DEVICE" --amp "$AMP" --compile "$COMPILE"
+    folder=$(folder_of pretrain "$seed")
+    echo "${folder#"$RUN/"} --out $folder --seed $seed"
+  done | carry_out ${launch[@]+"${launch[@]}"} self_supervised/pretrain.py --data "$DATA_OUT" \
+    --width "$WIDTH" --epochs "$PRE_EPOCHS" --patience "$PRE_PATIENCE" \
+    --optimizer "$PRE_OPTIMIZER" --lr "$PRE_LR" --batch "$PRE_BATCH" --device "$DEVICE" \
+    --amp "$AMP" --compile "$COMPILE"
+}
+
+cluster() { # for each pretraining, every clustering that an arm uses
+  local seed arm name folder
+  for seed in $(seeds_of_pretraining); do
     for name in $(for arm in $ARMS; do clusters_of "$arm"; done | sort -u); do
-      # shellcheck disable=SC2046
-      run "$PYTHON" cluster.py --data "$DATA_OUT" --out "$(folder_of "$name" "$seed")" \
-        $(cluster_options "$name" "$seed") --pca "$PCA" --seed "$seed" --device "$DEVICE"
+      folder=$(folder_of "$name" "$seed")
+      echo "${folder#"$RUN/"} --out $folder $(cluster_options "$name" "$seed") --seed $seed"
     done
-  done
+  done | carry_out cluster.py --data "$DATA_OUT" --pca "$PCA" --device "$DEVICE"
 }
 
 cluster_options() { # NAME SEED: what makes a clustering what it is
@@ -312,23 +347,15 @@ cluster_options() { # NAME SEED: what makes a clustering what it is
   echo "$features --pooling $pooling --scale $scale --k $k --budget $budget"
 }
 
-train() { # active learning: arms and seeds are independent, so several run side by side on a CPU
-  local threads arm seed
-  if [ -z "$JOBS" ]; then
-    JOBS=$("$PYTHON" - "$DEVICE" <<'COUNT'
-import os, sys, torch
-on_gpu = sys.argv[1].startswith("cuda") or (sys.argv[1] == "auto" and torch.cuda.is_available())
-print(1 if on_gpu else len(os.sched_getaffinity(0)))
-COUNT
-    )
-  fi
-  threads=$(($(nproc) / JOBS))
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-  for arm in $ARMS; do # arm by arm: the long runs of full supervision come first
-    for seed in $SEEDS; do echo "$arm $seed $(arm_options "$arm" "$seed")"; done
+train() { # active learning, arm by arm: the long runs of full supervision come first
+  local arm seed
+  for arm in $ARMS; do
+    for seed in $SEEDS; do
+      echo "$arm/seed$seed --out $RUN/seg/$arm/seed$seed --seed $seed $(arm_options "$arm" "$seed")"
+    done
   done | awk -v i="$shard" -v n="$shards" '(NR - i) % n == 0' |
-    run "$PYTHON" segmentation/schedule.py --runs "$RUN/seg" --jobs "$JOBS" -- --width "$WIDTH" \
-      --dropout "$DROPOUT" --passes "$PASSES" --device "$DEVICE" --amp "$AMP"
+    carry_out segmentation/active_learning.py --width "$WIDTH" --dropout "$DROPOUT" \
+      --passes "$PASSES" --device "$DEVICE" --amp "$AMP"
 }
 
 draw_choices() { # ARM...: what each labelled first, on the map of the pool; not of full and variants

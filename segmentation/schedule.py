@@ -1,11 +1,11 @@
-"""Carry out many runs of segmentation/active_learning.py, a few at a time, and say how far it is.
+"""Carry out many calls of one script, a few at a time, and say how far it is.
 
-    python segmentation/schedule.py --runs runs/demo/seg --jobs 2 -- --data data/demo < list
+    python segmentation/schedule.py --jobs 2 -- segmentation/active_learning.py --width 8 < list
 
-Each line of standard input is a run: its arm, its seed, and the options that are its own; options
-after -- go to all. A run writes to --runs/ARM/seedS. Runs start in the order of the list. One that
-is finished is found so in seconds; after a kill the same call goes on where it was. A run that
-fails does not stop the others: they are named at the end, with exit code 2.
+Each line of standard input is a call: its name, by which it is reported, and its options, which
+follow those after --. Calls start in the order of the list. One that finds itself finished is done
+in seconds; after a kill the same list goes on where it was. A call that fails does not stop the
+others: they are named at the end, with exit code 2.
 """
 
 import queue
@@ -20,15 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from segmentation.runfiles import Parser, UserError, positive, run_script
 
-ROOT = Path(__file__).resolve().parents[1]
-FINISHED = "finished already"  # what active_learning.py says of a run with nothing left to do
+FINISHED = "finished already"  # what a script says that has nothing left to do
 
 
 def parse_args():
     parser = Parser(__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="folder of ARM/seedS folders")
-    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time")
-    parser.add_argument("options", nargs="*", help="options of active_learning.py, after --")
+    parser.add_argument("--jobs", type=positive, default=1, help="calls at a time")
+    parser.add_argument("script", nargs="+", help="a script and options of all calls, after --")
     return parser.parse_args()
 
 
@@ -39,14 +37,14 @@ def clock(seconds):
 
 
 def time_left(durations, waiting, jobs):
-    """Seconds until `waiting` runs are done, by the mean of `durations`; None without any."""
+    """Seconds until `waiting` calls are done, by the mean of `durations`; None without any."""
     if not durations:
         return None
     return sum(durations) / len(durations) * waiting / jobs
 
 
 class Schedule:
-    """The runs of a list, and what has become of them."""
+    """The calls of a list, and what has become of them."""
 
     def __init__(self, args, lines):
         self.args = args
@@ -56,40 +54,39 @@ class Schedule:
         self.count = len(lines)
         self.lock = threading.Lock()
         self.started = time.monotonic()
-        self.durations = []  # of the runs that had something to do
-        self.done, self.failed = 0, []
+        self.durations = []  # of the calls that had something to do
+        self.done, self.failed = 0, {}
 
     def work(self):
-        """Carry out runs until none is waiting; one thread of several."""
+        """Carry out calls until none is waiting; one thread of several."""
         while True:
             try:
-                arm, seed, *own = self.waiting.get_nowait()
+                name, *options = self.waiting.get_nowait()
             except queue.Empty:
                 return
             started = time.monotonic()
-            code, skipped = self.run(arm, seed, own)
+            code, skipped, last = self.call(name, options)
             with self.lock:
                 self.done += 1
                 if code:
-                    self.failed.append(f"{arm} seed{seed}")
+                    self.failed[name] = last
                 elif not skipped:
                     self.durations.append(time.monotonic() - started)
                 self.report()
 
-    def run(self, arm, seed, own):
-        """One run in a process of its own: its exit code, and whether it was finished before."""
-        out = self.args.runs / arm / f"seed{seed}"
-        words = ["segmentation/active_learning.py", "--out", str(out), "--seed", seed, *own]
-        words = [sys.executable, *words, *self.args.options]
-        self.say(f"[{arm} seed{seed}] + {shlex.join(words)}")
-        skipped = False
+    def call(self, name, options):
+        """One call in a process of its own: exit code, was it finished before, its last line."""
+        words = [sys.executable, *self.args.script, *options]
+        self.say(f"[{name}] + {shlex.join(words)}")
+        skipped, last = False, ""
         process = subprocess.Popen(
-            words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for line in process.stdout:
             skipped |= FINISHED in line
-            self.say(f"[{arm} seed{seed}] {line.rstrip()}")
-        return process.wait(), skipped
+            last = line.rstrip()
+            self.say(f"[{name}] {last}")
+        return process.wait(), skipped, last
 
     def say(self, line):
         print(line, flush=True)
@@ -98,12 +95,11 @@ class Schedule:
         left = time_left(self.durations, self.count - self.done, self.args.jobs)
         left = "" if left is None else f", about {clock(left)} left"
         passed = clock(time.monotonic() - self.started)
-        self.say(f"{self.done} of {self.count} runs done after {passed}{left}")
+        self.say(f"{self.done} of {self.count} calls done after {passed}{left}")
 
 
 def main():
     args = parse_args()
-    args.runs = args.runs.resolve()
     schedule = Schedule(args, [line for line in sys.stdin if line.strip()])
     threads = [threading.Thread(target=schedule.work) for _ in range(args.jobs)]
     for thread in threads:
@@ -111,9 +107,10 @@ def main():
     for thread in threads:
         thread.join()
     if schedule.failed:
+        names, reason = ", ".join(schedule.failed), next(iter(schedule.failed.values()))
         raise UserError(
-            f"{len(schedule.failed)} of {schedule.count} runs failed: "
-            f"{', '.join(sorted(schedule.failed))}; see above, mend that and run again"
+            f"{len(schedule.failed)} of {schedule.count} calls failed: {names}; "
+            f"mend that and call again. The first said: {reason.removeprefix('error: ')}"
         )
 
 

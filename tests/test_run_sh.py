@@ -47,7 +47,8 @@ def test_the_whole_pipeline(tmp_path):
     settings = {**TINY, "RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data"}
     first = run(**settings)
     assert first.returncode == 0, first.stderr
-    commands = [line for line in first.stdout.splitlines() if "+ " in line]
+    lines = first.stdout.splitlines()
+    commands = [line for line in lines if "+ " in line and "schedule.py" not in line]
     for script in ("preprocess", "pretrain", "cluster", "active_learning", "tables", "evaluate"):
         times = 4 if script == "active_learning" else 1
         assert sum(f"{script}.py --" in line for line in commands) == times, script
@@ -83,7 +84,7 @@ def test_shares_make_up_the_whole(tmp_path):
         result = run("train", SHARD=share, **settings)
         assert result.returncode == 0, result.stderr
         assert "tables.py" not in result.stdout
-        done[share] = set(re.findall(r"^\[(\S+ seed\d)\] \+", result.stdout, re.MULTILINE))
+        done[share] = set(re.findall(r"^\[(\S+/seed\d)\] \+", result.stdout, re.MULTILINE))
         if share == "2/3":  # tables take what there is
             early = run("tables", **{**settings, "BASELINE": "full"})
             assert early.returncode == 0, early.stderr
@@ -92,7 +93,7 @@ def test_shares_make_up_the_whole(tmp_path):
             assert "No finished run of full, so no differences to it." in early.stdout
     assert [len(runs) for runs in done.values()] == [1, 2, 1]
     arms = settings["ARMS"].split()
-    assert set.union(*done.values()) == {f"{arm} seed{seed}" for arm in arms for seed in (0, 1)}
+    assert set.union(*done.values()) == {f"{arm}/seed{seed}" for arm in arms for seed in (0, 1)}
     whole = run("tables", **settings)
     assert whole.returncode == 0, whole.stderr
     assert "| saal-ceal | 12 | 2 |" in whole.stdout and "| full | 32 | 2 |" in whole.stdout
@@ -123,7 +124,7 @@ def test_every_modifier_of_an_arm(tmp_path):
         "PRE_SEED": "each",
         "BUDGETS": "6 8",
         "CHOICES": 6,
-        "LONG": "typiclust",
+        "OTHER_BUDGETS": "nothing typi*: 6 8 12\n*+draw*: 7",
         "IMAGENET": tmp_path / "resnet18.pth",
         "BACKBONE": "resnet18",
     }
@@ -139,7 +140,9 @@ def test_every_modifier_of_an_arm(tmp_path):
             assert found == value, (arm, name)
         state = json.loads((folder / "state.json").read_text())
         labels = [entry["labels"] for entry in state["rounds"]]
-        assert labels == {"typiclust": [6, 8, 12], "full+paper": [32]}.get(arm, [6, 8])
+        special = {"typiclust": [6, 8, 12], "full+paper": [32]}
+        special["random+encoder+strong+light+draw3"] = [7]
+        assert labels == special.get(arm, [6, 8])
     assert (tmp_path / "run" / "choices" / "typiclust.png").exists()
     used = {path.name for path in (tmp_path / "run").glob("cluster*")}
     assert len(used) == 5 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()

@@ -11,12 +11,13 @@ from segmentation.schedule import clock, time_left
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--width", 2, "--initial", 6, "--rounds", 0, "--epochs", 1, "--device", "cpu"]
+SCRIPT = "segmentation/active_learning.py"
 
 
-def schedule(runs, lines, *options):
-    words = [sys.executable, "segmentation/schedule.py", "--runs", runs, "--jobs", 2, "--"]
+def schedule(lines, *script):
+    words = [sys.executable, "segmentation/schedule.py", "--jobs", 2, "--", *script]
     return subprocess.run(
-        [*map(str, words), *map(str, options)],
+        list(map(str, words)),
         cwd=ROOT,
         input="".join(f"{line}\n" for line in lines),
         capture_output=True,
@@ -30,23 +31,28 @@ def test_clock_and_time_left():
     assert time_left([10, 20], 4, 2) == 30
 
 
-def test_runs_of_a_list(data, tmp_path):
-    good = ["random 0 --query random", "", "random 1", "wide 0 --epochs 2"]
-    first = schedule(tmp_path, [*good, "wrong 0 --query nonsense"], "--data", data, *TINY)
+def test_calls_of_a_list(data, tmp_path):
+    good = [f"random/0 --out {tmp_path}/a", "", f"random/1 --out {tmp_path}/b --seed 1"]
+    good.append(f"wide --out {tmp_path}/c --epochs 2")
+    bad = f"wrong --out {tmp_path}/d --query nonsense"
+    first = schedule([*good, bad], SCRIPT, "--data", data, *TINY)
     assert first.returncode == 2
-    assert first.stderr.splitlines()[-1].startswith("error: 1 of 4 runs failed: wrong seed0;")
-    assert "[wrong seed0] error: " in first.stdout and "4 of 4 runs done" in first.stdout
+    (error,) = first.stderr.splitlines()
+    assert error.startswith("error: 1 of 4 calls failed: wrong; ")
+    assert "invalid choice: 'nonsense'" in error
+    assert "[wrong] error: " in first.stdout and "4 of 4 calls done" in first.stdout
     assert "left" in first.stdout
-    for arm, seed in (("random", 0), ("random", 1), ("wide", 0)):
-        state = json.loads((tmp_path / arm / f"seed{seed}" / "state.json").read_text())
+    for folder, seed, epochs in (("a", 0, 1), ("b", 1, 1), ("c", 0, 2)):
+        state = json.loads((tmp_path / folder / "state.json").read_text())
         assert state["seed"] == seed and len(state["rounds"]) == 1
-    epochs = json.loads((tmp_path / "wide" / "seed0" / "args.json").read_text())["args"]["epochs"]
-    assert epochs == 1  # options for all come last
-    second = schedule(tmp_path, good, "--data", data, *TINY)
+        args = json.loads((tmp_path / folder / "args.json").read_text())["args"]
+        assert args["epochs"] == epochs  # a call's own options come last
+    assert not (tmp_path / "d").exists()
+    second = schedule(good, SCRIPT, "--data", data, *TINY)
     assert second.returncode == 0 and second.stdout.count("finished already") == 3
 
 
-@pytest.mark.parametrize(("words", "message"), [(["--jobs", "0"], "--jobs"), ([], "--runs")])
+@pytest.mark.parametrize(("words", "message"), [(["--jobs", "0"], "--jobs"), ([], "script")])
 def test_bad_input(words, message):
     result = subprocess.run(
         [sys.executable, "segmentation/schedule.py", *words],

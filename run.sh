@@ -82,7 +82,7 @@ choose DROPOUT       0.5      0.5       0.5       0.5       # at the bottleneck
 choose PASSES        20       20        20        20        # Monte Carlo passes of CEAL and BALD
 choose AMP           auto     auto      auto      bf16      # auto (bf16 or fp16 on a GPU, float32 on a CPU),
 #                                                           # off, bf16, fp16
-choose CHOICES       ""       ""        ""        20        # labels on the map of what the first table's arms chose
+choose CHOICES       ""       ""        ""        20        # labels at which the first table's arms are examined
 # Tables: a line each, with its name, the arm that the others are compared with, and its arms, which
 # are its rows. Each run is done once. An arm is COLD-QUERY, two strategies of segmentation/strategies.py
 # (COLD alone: it is the query too), or full (all labels), and then any of
@@ -358,14 +358,21 @@ train() { # active learning, arm by arm: the long runs of full supervision come 
       --passes "$PASSES" --device "$DEVICE" --amp "$AMP"
 }
 
-draw_choices() { # ARM...: what each labelled first, on the map of the pool; not of full and variants
-  local arm arms=() seed=${SEEDS%% *}
+examine() { # ARM...: what each labelled first, and why that helped or not; not of full and variants
+  local arm arms=() features=() name seed=${SEEDS%% *} more=()
   for arm; do
     [ -z "${arm##full*}" ] || [ -z "${arm##*+*}" ] || arms+=("$arm")
   done
+  [ ${#arms[@]} != 0 ] || return 0
+  more=(--budget "$CHOICES" --data "$DATA_OUT")
+  [ "$stages" != tables ] || more+=(--partial)
   run "$PYTHON" segmentation/choices.py --runs "$RUN/seg" --arms "${arms[@]}" --seed "$seed" \
-    --budget "$CHOICES" --clusters "$(folder_of cluster "$seed")" --data "$DATA_OUT" \
-    --out "$RUN/choices"
+    --clusters "$(folder_of cluster "$seed")" --out "$RUN/choices" "${more[@]}"
+  for name in $(for arm in $ARMS; do clusters_of "$arm"; done | sort -u); do
+    case $name in *-k[1-9]*) ;; *) features+=("$RUN/$name") ;; esac # K is not of the features
+  done
+  run "$PYTHON" segmentation/diagnose.py --runs "$RUN/seg" --arms "${arms[@]}" \
+    --clusters "${features[@]}" --out "$RUN/diagnosis" "${more[@]}"
 }
 
 tables() { # tables of all finished runs, and a look at the first arm's predictions
@@ -381,7 +388,7 @@ tables() { # tables of all finished runs, and a look at the first arm's predicti
     # shellcheck disable=SC2086
     run "$PYTHON" segmentation/tables.py --runs "$RUN/seg" --arms $arms ${more[@]+"${more[@]}"} \
       --out "$RUN/tables$([ "$name" = tables ] || echo "/$name")"
-    [ -z "$CHOICES" ] || draw_choices $arms
+    [ -z "$CHOICES" ] || examine $arms
     CHOICES=
   done <<<"$TABLES"
   first=$RUN/seg/$(head -n 1 <<<"$ARMS")/seed${SEEDS%% *}

@@ -29,6 +29,7 @@ def parse_args():
     add("--out", type=Path, required=True, help="folder to write to")
     add("--seed", type=int, default=0, help="whose runs are shown")
     add("--budget", type=positive, default=20, help="how many labels")
+    add("--partial", action="store_true", help="leave out arms that are not so far yet")
     return parser.parse_args()
 
 
@@ -47,9 +48,14 @@ def main():
     clusters = read_npz(args.clusters / "clusters.npz", "run cluster.py")
     if "map" not in clusters:
         raise UserError(f"{args.clusters}/clusters.npz: has no map; run cluster.py anew")
-    chosen = {
-        arm: first_labels(args.runs / arm / f"seed{args.seed}", args.budget) for arm in args.arms
-    }
+    chosen, late = {}, []
+    for arm in args.arms:
+        try:
+            chosen[arm] = first_labels(args.runs / arm / f"seed{args.seed}", args.budget)
+        except UserError as error:
+            late.append(error)
+    if late and not (args.partial and chosen):
+        raise late[0]
     cluster = dict(zip(clusters["ids"].tolist(), clusters["cluster"].tolist(), strict=True))
     marks = {arm: np.isin(clusters["ids"], ids) for arm, ids in chosen.items()}
     title = f"The first {args.budget} labels of seed {args.seed}{data.note}"

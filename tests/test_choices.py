@@ -24,7 +24,8 @@ def runs(data, clusters, tmp_path_factory):
 def draw(data, clusters, runs, tmp_path, monkeypatch):
     def make(*words):
         files = ["--data", data, "--clusters", clusters, "--runs", runs, "--out", tmp_path / "out"]
-        words = ["choices.py", *files, "--arms", "random", "typiclust", *words]
+        words = ["choices.py", *files, *words]
+        words += [] if "--arms" in words else ["--arms", "random", "typiclust"]
         monkeypatch.setattr(sys, "argv", list(map(str, words)))
         run_script(choices.main)
         return tmp_path / "out"
@@ -41,6 +42,11 @@ def test_a_map_and_a_sheet_for_each_arm(draw):
     assert (draw("--budget", 11) / "map.png").read_bytes() != bytes_before
 
 
+def test_an_arm_that_is_not_so_far_yet(draw):
+    out = draw("--budget", 10, "--arms", "late", "random", "--partial")
+    assert {path.name for path in out.iterdir()} == {"map.png", "random.png"}
+
+
 def test_the_map_has_a_place_for_every_image(clusters):
     content = read_npz(clusters / "clusters.npz")
     assert content["map"].shape == (len(content["ids"]), 2) and np.isfinite(content["map"]).all()
@@ -51,6 +57,8 @@ def test_the_map_has_a_place_for_every_image(clusters):
     [
         (("--budget", 13), "has 12 labels; give a smaller --budget"),
         (("--seed", 4), "seed4/state.json: not found"),
+        (("--seed", 4, "--partial"), "seed4/state.json: not found"),
+        (("--budget", 10, "--arms", "random", "late"), "late/seed0/state.json: not found"),
         (("--clusters", "nowhere"), "nowhere/clusters.npz: not found"),
     ],
 )

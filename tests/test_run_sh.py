@@ -144,6 +144,9 @@ def test_every_modifier_of_an_arm(tmp_path):
         special["random+encoder+strong+light+draw3"] = [7]
         assert labels == special.get(arm, [6, 8])
     assert (tmp_path / "run" / "choices" / "typiclust.png").exists()
+    known = (tmp_path / "run" / "diagnosis" / "features.csv").read_text().splitlines()[1:]
+    names = ["cluster", "cluster-imagenet", "cluster-released1", "cluster-thumbnails"]
+    assert [line.split(",")[0] for line in known] == names
     used = {path.name for path in (tmp_path / "run").glob("cluster*")}
     assert len(used) == 5 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()
 

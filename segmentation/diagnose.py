@@ -1,0 +1,222 @@
+"""Why a cold start helps or does not: what the features know, and what each arm labelled first.
+
+    python segmentation/diagnose.py --runs runs/study/seg --arms random saal typicover \\
+        --budget 20 --data data/isic2017-48gray --clusters runs/study/cluster \\
+        runs/study/cluster-thumbnails --out runs/study/diagnosis
+
+Of every --clusters folder (written by cluster.py, or a folder of such, seed0, seed1, ...), writes
+to --out `features.md` and .csv: do images near in these features have masks alike? In `labels.md`
+and .csv, of every arm: how far the pool's images are from the nearest of the first --budget labels
+in the first folder's features, how large the lesions are that were labelled, and the Dice. Masks of
+the whole pool are looked at, which no strategy may do.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.neighbors import NearestNeighbors
+
+from segmentation.choices import first_labels
+from segmentation.datafolder import open_data
+from segmentation.latent import open_latent
+from segmentation.runfiles import (
+    Parser,
+    UserError,
+    numpy_rng,
+    positive,
+    run_script,
+    write_csv,
+    write_text,
+)
+from segmentation.runs import by_arm, read_runs
+from segmentation.significance import mean_sd
+from segmentation.tables import markdown, plus_minus
+
+NEIGHBOURS = 5
+FEATURES_NOTE = (
+    f"Of each pool image: the Dice of its mask with those of its {NEIGHBOURS} nearest images in "
+    "the features (Euclidean), and of as many random images; and, over the pool, Spearman's "
+    "correlation of its lesion's area with the mean area of the nearest. ± is over the seeds."
+)
+LABELS_NOTE = (
+    "Distance: of a pool image to the nearest label, mean over the pool, in percent of the root "
+    "mean square distance of two pool images. Area: of the lesions labelled, in percent of the "
+    "image; the pool has {area:.1f}. Dice on the test images. ± is over the seeds. Spearman's "
+    "correlation of distance and Dice over all runs, both less their seed's mean: "
+    "{correlation}."
+)
+
+
+# Measures ---------------------------------------------------------------------------------------
+
+
+def nearest(features, count):
+    """Positions of each row's `count` nearest other rows, int64 N x count; float32 N x D."""
+    model = NearestNeighbors(n_neighbors=count).fit(features)
+    return model.kneighbors(return_distance=False)
+
+
+def mask_dice(masks, others):
+    """Mean Dice of each mask with its partners: uint8 N x P in {0,1}, int64 N x K -> float."""
+    flat = masks.astype(np.float32)
+    sizes = flat.sum(axis=1)
+    total = 0.0
+    for column in others.T:
+        common = (flat * flat[column]).sum(axis=1)
+        both = sizes + sizes[column]
+        total += np.where(both == 0, 1.0, 2 * common / np.maximum(both, 1)).mean()
+    return float(total / others.shape[1])
+
+
+def area_correlation(masks, others):
+    """Spearman's correlation of the masks' areas with the mean area of their partners."""
+    areas = masks.mean(axis=1)
+    return float(spearmanr(areas, areas[others].mean(axis=1)).statistic)
+
+
+def distance_to_labels(features, places):
+    """Mean distance of all rows to the nearest of `places`, over the RMS distance of two rows."""
+    model = NearestNeighbors(n_neighbors=1).fit(features[places])
+    squared = 2 * features.var(axis=0, dtype=np.float64).sum()  # mean over pairs of rows
+    return float(model.kneighbors(features)[0].mean() / np.sqrt(squared))
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def of_seed(folder, seed):
+    """Where a seed's clustering lies: a folder of its own, or the one that all seeds share."""
+    own = folder / f"seed{seed}"
+    return own if own.is_dir() else folder
+
+
+def feature_rows(folders, seeds, pool, masks):
+    """The rows of features.csv: one per folder."""
+    rows = []
+    for folder in folders:
+        measured = []
+        for seed in seeds:
+            features = open_latent(of_seed(folder, seed), pool)["features"]
+            near = nearest(features, NEIGHBOURS)
+            by_chance = numpy_rng(seed, "diagnose").integers(len(pool), size=near.shape)
+            measured.append(
+                {
+                    "neighbours_dice": mask_dice(masks, near),
+                    "random_dice": mask_dice(masks, by_chance),
+                    "area_correlation": area_correlation(masks, near),
+                }
+            )
+        row = {"features": folder.name, "dimensions": features.shape[1], "seeds": len(seeds)}
+        for name in measured[0]:
+            row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd([values[name] for values in measured])
+        rows.append(row)
+    return rows
+
+
+def label_rows(groups, folder, budget, pool, masks, runs):
+    """The rows of labels.csv, one per arm, and (text) the correlation of distance and Dice."""
+    place = {name: row for row, name in enumerate(pool)}
+    measured = []
+    for arm, group in groups.items():
+        for run in group:
+            if budget not in run.labels:
+                raise UserError(f"{arm}: was not measured at {budget} labels; leave it out")
+            features = open_latent(of_seed(folder, run.seed), pool)["features"]
+            chosen = [place[name] for name in first_labels(runs / arm / f"seed{run.seed}", budget)]
+            values = {
+                "distance": distance_to_labels(features, chosen),
+                "area": float(masks[chosen].mean()),
+                "dice": run.means[run.labels.index(budget)]["dice"],
+            }
+            measured.append({"arm": arm, "seed": run.seed, **values})
+    rows = []
+    for arm in groups:
+        of_arm = [values for values in measured if values["arm"] == arm]
+        row = {"arm": arm, "labels": budget, "seeds": len(of_arm)}
+        for name in ("distance", "area", "dice"):
+            row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd([values[name] for values in of_arm])
+        rows.append(row)
+    distance, dice = (
+        np.concatenate([centred(measured, seed, name) for seed in {v["seed"] for v in measured}])
+        for name in ("distance", "dice")
+    )
+    return rows, "not defined" if len(rows) < 2 else f"{spearmanr(distance, dice).statistic:+.2f}"
+
+
+def centred(measured, seed, name):
+    """The values of one seed's runs, less their mean."""
+    values = np.array([row[name] for row in measured if row["seed"] == seed])
+    return values - values.mean()
+
+
+def table(rows, titles, measures):
+    """Markdown of rows: columns `titles` as they are, then `measures` (a dict) as mean ± sd."""
+    lines = [
+        [
+            *(row[name] for name in titles),
+            *(plus_minus(row[f"{name}_mean"], row[f"{name}_sd"]) for name in measures),
+        ]
+        for row in rows
+    ]
+    return markdown([*titles, *measures.values()], lines)
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--runs", type=Path, required=True, help="folder of ARM/seedS folders")
+    add("--arms", nargs="+", required=True, help="which, in this order")
+    add("--clusters", type=Path, nargs="+", required=True, help="folders written by cluster.py")
+    add("--data", type=Path, required=True, help="folder written by preprocess.py")
+    add("--out", type=Path, required=True, help="folder to write to")
+    add("--budget", type=positive, default=20, help="how many labels")
+    add("--partial", action="store_true", help="leave out arms without a finished run")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    data = open_data(args.data)
+    pool = [name for name in data.pool if data.has_mask[name]]
+    if len(pool) <= NEIGHBOURS:
+        raise UserError(f"{args.data}: has {len(pool)} pool images with masks, too few")
+    masks = data.load_masks(pool).reshape(len(pool), -1)
+    runs, notes = read_runs(args.runs, args.arms, args.partial)
+    groups = by_arm(runs, args.arms)
+    seeds = sorted({run.seed for run in runs})
+    known = feature_rows(args.clusters, seeds, pool, masks)
+    labelled, correlation = label_rows(
+        groups, args.clusters[0], args.budget, pool, masks, args.runs
+    )
+    features_table = table(
+        known,
+        ["features", "dimensions", "seeds"],
+        {
+            "neighbours_dice": "Dice with neighbours %",
+            "random_dice": "with random images %",
+            "area_correlation": "correlation of area %",
+        },
+    )
+    labels_table = table(
+        labelled,
+        ["arm", "labels", "seeds"],
+        {"distance": "distance %", "area": "area %", "dice": "Dice %"},
+    )
+    note = LABELS_NOTE.format(area=100 * masks.mean(), correlation=correlation)
+    note = "\n\n".join([note, *notes])
+    heading = "**Synthetic demo data: these numbers say nothing about skin.**\n\n" * data.synthetic
+    for name, rows, text in (
+        ("features", known, f"{features_table}\n{FEATURES_NOTE}\n"),
+        ("labels", labelled, f"{labels_table}\n{note}\n"),
+    ):
+        write_csv(args.out / f"{name}.csv", rows)
+        write_text(args.out / f"{name}.md", f"{heading}{text}")
+        print(text)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -91,7 +91,8 @@ def parse_args():
         "--scale",
         choices=SCALES,
         default="none",
-        help="before PCA and k-means: l2, each image's features to length 1; standard, each "
+        help="before PCA and k-means: l2, each image's features to length 1; instance, to mean 0 "
+        "and deviation 1, such as a thumbnail whatever its light; standard, each "
         "feature to mean 0 and deviation 1 over the pool",
     )
     add("--pca", type=int, default=0, help="dimensions after PCA; 0: no PCA")

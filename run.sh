@@ -65,12 +65,12 @@ choose ROUNDS        3        9         9         9         # later rounds
 choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # or all labels, round by round
 choose OTHER_BUDGETS "" "" "" "
 random saal-ceal: 10 20 40 80 100 160 300 615
-permuted kmeans typiclust probcover maxherding kcenter usl pt4al: 10 20 40 80
+permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+paper: 20 40 80 160 300
 *+teacher: 20 40 80 100
 *-*: 20 40 80 160
 *+all saal+scratch *+flips *+noaugment: 20 40 80
-*+k* *+pool1 *+standard *+thumbnails first *+released* *+draw*: 20 40
+*+k* *+pool1 *+thumbnails first *+released* *+draw*: 20 40
 " # by name, the first line that fits; full has all labels
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/recipes.py,
 choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's
@@ -91,7 +91,7 @@ choose CHOICES       ""       ""        ""        20        # labels at which th
 #   +noaugment +flips +light     augmentation, in place of the recipe's
 #   +teacher +heads                 mean teacher on the unlabelled pool; deep supervision (dsal needs it)
 #   +k5 +k20 ... +pool1             clusters, in place of K; pooling, in place of POOLING
-#   +l2 +standard                   scale of the features
+#   +l2 +instance +standard         scale of the features
 #   +imagenet +thumbnails           features of IMAGENET, a torchvision ResNet's weights; pixels
 #   +draw1 +draw2 ...               other random draws, all else alike
 #   +released1 +released4 +released5  a defect of the released code (README), on purpose
@@ -102,7 +102,7 @@ query random random random-entropy random-margin random-bald random-ceal saal-ce
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
 paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
-features random random saal saal+k5 saal+k20 kmeans saal+pool1 saal+standard saal+thumbnails typicover typicover+pool1 typicover+thumbnails
+features random random saal saal+k5 saal+k20 kmeans saal+pool1 saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 oracle random random random+draw1 random+draw2 random+draw3 random+draw4"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
@@ -126,7 +126,7 @@ clusters_of() { # ARM: the name of the clustering that an arm uses
   local part name=cluster
   for part in ${1//+/ }; do
     case $part in
-      k[1-9]* | pool1 | l2 | standard | imagenet | thumbnails | released1) name=$name-$part ;;
+      k[1-9]* | pool1 | l2 | instance | standard | imagenet | thumbnails | released1) name=$name-$part ;;
     esac
   done
   echo "$name"
@@ -170,7 +170,7 @@ arm_options() { # ARM SEED: the options that make an arm what it is
           echo "error: ARMS has $1: set IMAGENET to the weights file of a ResNet" >&2 && return 2
         } ;;
       released5) more+=" --training-masks $DATA_OUT-released5" ;;
-      k[1-9]* | pool1 | l2 | standard | thumbnails | released1) ;;
+      k[1-9]* | pool1 | l2 | instance | standard | thumbnails | released1) ;;
       *) echo "error: ARMS has $1, but +$part is not known; see run.sh" >&2 && return 2 ;;
     esac
   done
@@ -338,7 +338,7 @@ cluster_options() { # NAME SEED: what makes a clustering what it is
     case $part in
       k*) k=${part#k} ;;
       pool1) pooling=1 ;;
-      l2 | standard) scale=$part ;;
+      l2 | instance | standard) scale=$part ;;
       imagenet) features="--features imagenet --weights $IMAGENET --backbone $BACKBONE" ;;
       thumbnails) features="--features thumbnail" ;;
       released1) features+=" --released-features" ;;

@@ -32,7 +32,7 @@ from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
 BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # name -> number of features
 IMAGENET_SIZE = (224, 224)  # pixels at which the published weights were trained
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1]
-SCALES = ("none", "l2", "standard")
+SCALES = ("none", "l2", "instance", "standard")
 ROUNDING = 1e-6  # a column whose spread is this part of its mean or less is constant in float32
 
 
@@ -187,15 +187,18 @@ def thumbnails(images, side, batch):
 def scaled(features, how):
     """float N x D features -> float32 N x D, brought to a scale.
 
-    `how`: "none"; "l2", each row to length 1, so that distances compare directions; or "standard",
-    each column to mean 0 and standard deviation 1, so that all count alike. Rows of length 0 and
-    constant columns become 0. ValueError for another name.
+    `how`: "none"; "l2", each row to length 1, so that distances compare directions; "instance",
+    each row to mean 0 and standard deviation 1, so that pixels are compared whatever the light; or
+    "standard", each column to the same, so that all count alike. Rows of length 0, constant rows
+    and constant columns become 0. ValueError for another name.
     """
     features = np.asarray(features, dtype=np.float32)
     if how == "none":
         return features
     if how == "l2":
         return normalise(features)
+    if how == "instance":
+        return scaled(features.T, "standard").T.copy()
     if how == "standard":
         mean, std = (f(features, axis=0, dtype=np.float64) for f in (np.mean, np.std))
         std[std <= ROUNDING * np.abs(mean)] = np.inf

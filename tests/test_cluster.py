@@ -249,7 +249,7 @@ def test_released_features(data, weights, clusters, tmp_path):
     assert str(content["encoder_sha256"]) == encoder_sha256(model)
 
 
-@pytest.mark.parametrize("scale", ["l2", "standard"])
+@pytest.mark.parametrize("scale", ["l2", "instance", "standard"])
 def test_clusters_of_scaled_features(data, weights, clusters, tmp_path, scale):
     words = ["--data", data, "--weights", weights / "encoder.pt", "--out", tmp_path, *CLUSTER]
     call("cluster", *words, "--scale", scale)

@@ -373,6 +373,17 @@ def test_scale_standard():
     np.testing.assert_array_equal(given, before)
 
 
+def test_scale_instance():
+    given = np.array([[1, 5, 1, 5], [7, 7, 7, 7], [0, 10, 20, 30]], dtype=np.float32)
+    unit = 1 / np.sqrt(5)
+    expected = [[-1, 1, -1, 1], [0, 0, 0, 0], [-3 * unit, -unit, unit, 3 * unit]]
+    made = features.scaled(given, "instance")
+    np.testing.assert_allclose(made, expected, rtol=1e-6)
+    assert made.dtype == np.float32 and made.flags.c_contiguous
+    lighter = features.scaled(2 * given + 3, "instance")
+    np.testing.assert_allclose(lighter, expected, rtol=1e-6)
+
+
 def test_an_unknown_scale():
     with pytest.raises(ValueError, match="max is no scale"):
         features.scaled(np.zeros((2, 2)), "max")

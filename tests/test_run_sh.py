@@ -109,7 +109,7 @@ def test_every_modifier_of_an_arm(tmp_path):
         "random+encoder+strong+light+draw3": {"init": "encoder", "recipe": "strong", "draw": 3},
         "random-dsal+heads+teacher": {"query": "dsal", "heads": True, "mean_teacher": True},
         "saal+k4+pool1+standard": {"clusters": "cluster-k4-pool1-standard"},
-        "kmeans+thumbnails": {"clusters": "cluster-thumbnails"},
+        "kmeans+thumbnails+instance": {"clusters": "cluster-thumbnails-instance"},
         "kcenter+imagenet": {"clusters": "cluster-imagenet"},
         "saal+released1+released4": {"clusters": "cluster-released1", "released_scale": True},
         "first+released5": {"cold_start": "first", "training_masks": "data-released5"},
@@ -145,7 +145,8 @@ def test_every_modifier_of_an_arm(tmp_path):
         assert labels == special.get(arm, [6, 8])
     assert (tmp_path / "run" / "choices" / "typiclust.png").exists()
     known = (tmp_path / "run" / "diagnosis" / "features.csv").read_text().splitlines()[1:]
-    names = ["cluster", "cluster-imagenet", "cluster-released1", "cluster-thumbnails"]
+    names = ["cluster", "cluster-imagenet", "cluster-released1"]
+    names.append("cluster-thumbnails-instance")
     assert [line.split(",")[0] for line in known] == names
     used = {path.name for path in (tmp_path / "run").glob("cluster*")}
     assert len(used) == 5 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()

@@ -70,7 +70,8 @@ permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 
 *+teacher: 20 40 80 100
 *-*: 20 40 80 160
 *+all saal+scratch *+flips *+noaugment: 20 40 80
-*+k* *+pool1 *+thumbnails first *+released* *+draw*: 20 40
+*+k* *+pool1 *+standard *+thumbnails first *+released*: 20 40
+*+draw*: 20
 " # by name, the first line that fits; full has all labels
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/recipes.py,
 choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's
@@ -102,9 +103,9 @@ query random random random-entropy random-margin random-bald random-ceal saal-ce
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
 paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
-features random random saal saal+k5 saal+k20 kmeans saal+pool1 saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
+features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
 released saal saal first saal+released1 permuted saal+released4 saal+released5
-oracle random random random+draw1 random+draw2 random+draw3 random+draw4"
+oracle random random random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8 random+draw9 random+draw10"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
 : "${IMAGENET:=}"         # weights file for +imagenet
 : "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50

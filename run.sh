@@ -99,11 +99,11 @@ choose CHOICES       ""       ""        ""        20        # labels at which th
 TABLES="tables random full saal-ceal saal random-entropy random random+scratch"
 [ "$PRESET" != study ] || TABLES="
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
+efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
+features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
-efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
 paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
-features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 oracle random random random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8 random+draw9 random+draw10"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own

@@ -65,14 +65,14 @@ choose ROUNDS        3        9         9         9         # later rounds
 choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # or all labels, round by round
 choose OTHER_BUDGETS "" "" "" "
 random saal-ceal: 10 20 40 80 100 160 300 615
+*+paper: 10 20 40 80 100 160 300
+*+teacher: 10 20 40 80 100
+*-*: 10 20 40 80 100 160
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
-*+paper: 20 40 80 160 300
-*+teacher: 20 40 80 100
-*-*: 20 40 80 160
-*+all saal+scratch *+flips *+noaugment: 20 40 80
-*+k* *+pool1 *+standard *+thumbnails first *+released*: 20 40
-*+draw*: 20
-" # by name, the first line that fits; full has all labels
+*+all saal+scratch *+flips *+noaugment: 10 20 40 80
+*+k* *+pool1 *+standard *+thumbnails first *+released*: 10 20 40
+*+draw*: 10 20
+" # by name, the first line that fits; beginnings of one list, so that all arms are paired
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/recipes.py,
 choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's
 choose EPOCHS_ROUND  6        2         2         ""        # of each later round
@@ -101,11 +101,11 @@ TABLES="tables random full saal-ceal saal random-entropy random random+scratch"
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
 efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
 features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
+paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
-paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
 released saal saal first saal+released1 permuted saal+released4 saal+released5
-oracle random random random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8 random+draw9 random+draw10"
+oracle random random random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
 : "${IMAGENET:=}"         # weights file for +imagenet
 : "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50

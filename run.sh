@@ -70,8 +70,7 @@ random saal-ceal: 10 20 40 80 100 160 300 615
 *-*: 10 20 40 80 100 160
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
-*+k* *+pool1 *+standard *+thumbnails first *+released*: 10 20 40
-*+draw*: 10 20
+*+k* *+pool1 *+standard *+thumbnails first *+released* *+draw*: 10 20 40
 " # by name, the first line that fits; beginnings of one list, so that all arms are paired
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/recipes.py,
 choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's

@@ -18,7 +18,7 @@ With --baseline also, over the seeds and numbers of labels that an arm shares wi
   labels and in the area under the curve, its interval, p values and effect size.
 - `summary.md`, `summary.csv`: a row per arm, the area under the learning curve, and with --bound
   the labels that it takes to reach 95 % of the Dice of that arm.
-- `ranks.png`: the mean rank of each arm against labels.
+- `ranks.png`: the mean rank of each arm, at the numbers of labels that most arms have.
 
 Arms NAME+draw00, NAME+draw01, ... are random draws of one kind; they become two rows, their mean
 and, as an oracle's bound, the best of them by test Dice. The .csv files hold the plain values
@@ -216,11 +216,17 @@ def ordinary(groups):
 def rank_curves(groups):
     """Each arm's mean rank in Dice, as a dict arm -> (labels, ranks), empty for those not ranked.
 
-    Ranks are among the arms with that many labels, over the seeds that all of those have.
+    A rank among twelve arms says something else than one among four, so ranks are at the numbers of
+    labels that most arms have, among these, over the seeds that all of them have.
     """
     curves = {arm: ([], []) for arm in groups}
-    for labels in sorted({labels for group in groups.values() for labels in group[0].labels}):
-        there = {arm: group for arm, group in ordinary(groups).items() if labels in group[0].labels}
+    arms = {}
+    for arm, group in ordinary(groups).items():
+        for labels in group[0].labels:
+            arms.setdefault(labels, {})[arm] = group
+    most = max(map(len, arms.values()), default=0)
+    for labels in sorted(labels for labels in arms if len(arms[labels]) == most):
+        there = arms[labels]
         seeds = [{run.seed for run in group} for group in there.values()]
         shared = set.intersection(*seeds) if len(there) > 1 else set()
         if not shared:
@@ -469,7 +475,7 @@ def main():
     written.append("learning_curves.png")
     ranks = rank_curves(groups)
     if baseline and any(ranks[arm][0] for arm in drawn):
-        title = "Synthetic demo data" if synthetic else "Rank among all arms, mean over seeds"
+        title = "Synthetic demo data" if synthetic else "Rank among the arms, mean over seeds"
         pictures.ranks(out / "ranks.png", {arm: ranks[arm] for arm in drawn}, title)
         written.append("ranks.png")
     for name in written:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -364,6 +365,9 @@ def test_rank_curves(runs):
     assert curves["saal"] == ([10, 20], [2, 1.5])
     assert curves["tied"] == ([10, 20], [2, 1.75])
     assert curves["saal (mean of 1 draws)"] == ([], [])
+    fewer = [replace(run, labels=[10, 30]) for run in groups["tied"]]
+    curves = tables.rank_curves({**groups, "tied": fewer})
+    assert curves["tied"][0] == curves["saal"][0] == [10]  # 20 and 30 have fewer arms to rank
 
 
 def test_pictures(runs, monkeypatch, capsys):

@@ -83,12 +83,13 @@ choose PASSES        20       20        20        20        # Monte Carlo passes
 choose AMP           auto     auto      auto      bf16      # auto (bf16 or fp16 on a GPU, float32 on a CPU),
 #                                                           # off, bf16, fp16
 choose CHOICES       ""       ""        ""        20        # labels at which the first table's arms are examined
-# Tables: a line each, with its name, the arm that the others are compared with, and its arms, which
-# are its rows. Each run is done once. An arm is COLD-QUERY, two strategies of segmentation/strategies.py
-# (COLD alone: it is the query too), or full (all labels), and then any of
+# Tables: a line each, with its name, the arm that the others are compared with (ARM+draws: the mean
+# of ARM+draw1, ARM+draw2, ...), and its arms, which are its rows. Each run is done once. An arm is
+# COLD-QUERY, two strategies of segmentation/strategies.py (COLD alone: it is the query too), or full
+# (all labels), and then any of
 #   +scratch +encoder +all          what is warm-started, in place of INIT
 #   +paper +strong                  the recipe, in place of RECIPE; trained anew for every budget
-#   +noaugment +flips +light     augmentation, in place of the recipe's
+#   +noaugment +flips +light        augmentation, in place of the recipe's
 #   +teacher +heads                 mean teacher on the unlabelled pool; deep supervision (dsal needs it)
 #   +k5 +k20 ... +pool1             clusters, in place of K; pooling, in place of POOLING
 #   +l2 +instance +standard         scale of the features
@@ -104,7 +105,7 @@ paper random+paper full+paper random+scratch+paper random+paper saal+paper maxhe
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 released saal saal first saal+released1 permuted saal+released4 saal+released5
-oracle random random random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
+draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
 : "${IMAGENET:=}"         # weights file for +imagenet
 : "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50
@@ -380,7 +381,9 @@ tables() { # tables of all finished runs, and a look at the first arm's predicti
   while read -r name baseline arms; do
     [ -n "$name" ] || continue
     more=()
-    case " $arms " in *" $baseline "*) more+=(--baseline "$baseline") ;; esac
+    case " $arms " in *" $baseline "* | *" ${baseline/%+draws/+draw}"[0-9]*)
+      more+=(--baseline "$baseline") ;;
+    esac
     for arm in $arms; do
       case $arm in full*) more+=(--bound "$arm") ;; esac
     done

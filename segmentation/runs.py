@@ -160,7 +160,7 @@ def common_budgets(group, baseline):
 
 
 def combine_draws(groups):
-    """The arms NAME+drawNN made into two, which come last: their mean and, by seed, their best.
+    """The arms NAME+drawNN made into two, which come last: NAME+draws, their mean, and NAME+best.
 
     The best is chosen by its Dice on the test images themselves, in each round: a bound of what
     selection could gain, not a strategy. Only seeds with all draws count. Returns the groups and
@@ -185,8 +185,8 @@ def combine_draws(groups):
             listed = ", ".join(str(seed) for seed in sorted(seeds) if len(seeds[seed]) < draws)
             notes.append(f"Seeds without all {draws} draws of {name}, left out: {listed}.")
         if complete:
-            best = f"{name} (best of {draws} draws by test Dice: an oracle, cheating)"
-            combined[f"{name} (mean of {draws} draws)"] = [mean_run(runs) for runs in complete]
+            best = f"{name}+best (of {draws} draws by test Dice: an oracle, cheating)"
+            combined[f"{name}+draws (mean of {draws})"] = [mean_run(runs) for runs in complete]
             combined[best] = [best_run(runs) for runs in complete]
     if not combined:
         raise UserError(f"no seed has all draws of an arm: {' '.join(notes)}")

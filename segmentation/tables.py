@@ -20,10 +20,10 @@ With --baseline also, over the seeds and numbers of labels that an arm shares wi
   the labels that it takes to reach 95 % of the Dice of that arm.
 - `ranks.png`: the mean rank of each arm, at the numbers of labels that most arms have.
 
-Arms NAME+draw00, NAME+draw01, ... are random draws of one kind; they become two rows, their mean
-and, as an oracle's bound, the best of them by test Dice. The .csv files hold the plain values
-(0..1, HD95 in pixels), the .md files percent. Only finished runs count; the others are named below
-the table.
+Arms NAME+draw00, NAME+draw01, ... are random draws of one kind; they become two rows, NAME+draws,
+their mean, and NAME+best, by seed the best of them by test Dice: an oracle's bound. The .csv files
+hold the plain values (0..1, HD95 in pixels), the .md files percent. Only finished runs count; the
+others are named below the table.
 """
 
 import itertools
@@ -404,9 +404,10 @@ def parse_args():
 
 def known_arm(option, arm, groups, partial):
     """The arm that an option names; None where it has no run, an error unless `partial`."""
-    if arm is None or arm in groups:
-        return arm
-    if not partial:
+    for known in groups:
+        if arm == known.split(" ")[0]:
+            return known
+    if arm is not None and not partial:
         raise UserError(f"{option} {arm}: no finished run of it; give one of {', '.join(groups)}")
     return None
 
@@ -446,7 +447,7 @@ def main():
     notes += left_out
     baseline = known_arm("--baseline", args.baseline, groups, args.partial)
     bound = known_arm("--bound", args.bound, groups, args.partial)
-    drawn = [known_arm("--curves", arm, groups, args.partial) for arm in args.curves or groups]
+    drawn = [known_arm("--curves", arm, groups, args.partial) for arm in args.curves or ()]
     drawn = [arm for arm in drawn if arm] or list(groups)
     if args.baseline and not baseline:
         notes.append(f"No finished run of {args.baseline}, so no differences to it.")

@@ -319,8 +319,8 @@ def test_draws(tmp_path, monkeypatch):
             write_run(runs, f"random+draw{name}", seed, dice[seed : seed + 1], labels=(20,))
     write_run(runs, "random+draw02", 2, (0.99,), labels=(20,))
     run_main(monkeypatch, "--runs", runs, "--baseline", "random")
-    mean = "random (mean of 3 draws)"
-    best = "random (best of 3 draws by test Dice: an oracle, cheating)"
+    mean = "random+draws (mean of 3)"
+    best = "random+best (of 3 draws by test Dice: an oracle, cheating)"
     rows = read(tmp_path / "tables" / "table.csv")
     assert [row["arm"] for row in rows] == ["random", mean, best]
     assert [float(row["dice_mean"]) for row in rows] == pytest.approx([0.7, 0.6, 0.7])
@@ -332,6 +332,10 @@ def test_draws(tmp_path, monkeypatch):
     assert [(row["arm"], row["labels"]) for row in rows] == [(mean, "20"), (best, "20")]
     assert [float(row["difference"]) for row in rows] == pytest.approx([-0.1, 0], abs=1e-9)
     assert [row["p_holm"] for row in rows] == ["", ""], "draws are not part of the family"
+    run_main(monkeypatch, "--runs", runs, "--baseline", "random+draws")
+    rows = read(tmp_path / "tables" / "significance.csv")
+    assert [(row["arm"], row["labels"]) for row in rows] == [("random", "20"), (best, "20")]
+    assert float(rows[0]["difference"]) == pytest.approx(0.1)
 
 
 def test_draws_by_image_and_round(tmp_path):
@@ -339,7 +343,7 @@ def test_draws_by_image_and_round(tmp_path):
     write_run(tmp_path, "a+draw1+b", 0, (0.6, 0.6), ids="ba")
     groups, notes = combine_draws(by_arm(read_runs(tmp_path)[0]))
     (mean,), (best,) = groups.values()
-    assert next(iter(groups)) == "a+b (mean of 2 draws)"
+    assert next(iter(groups)) == "a+b+draws (mean of 2)"
     assert mean.dice == pytest.approx(np.array([[0.55, 0.65], [0.55, 0.65]]))
     assert best.dice == pytest.approx(np.array([[0.7, 0.6], [0.5, 0.8]]))  # of draw1, of draw0
     assert [row["dice"] for row in best.means] == pytest.approx([0.6, 0.7])
@@ -364,7 +368,7 @@ def test_rank_curves(runs):
     assert curves["random"] == ([10, 20], [2, 2.75])
     assert curves["saal"] == ([10, 20], [2, 1.5])
     assert curves["tied"] == ([10, 20], [2, 1.75])
-    assert curves["saal (mean of 1 draws)"] == ([], [])
+    assert curves["saal+draws (mean of 1)"] == ([], [])
     fewer = [replace(run, labels=[10, 30]) for run in groups["tied"]]
     curves = tables.rank_curves({**groups, "tied": fewer})
     assert curves["tied"][0] == curves["saal"][0] == [10]  # 20 and 30 have fewer arms to rank

@@ -89,7 +89,7 @@ class Schedule:
         return process.wait(), skipped, last
 
     def say(self, line):
-        print(line, flush=True)
+        print(f"{line}\n", end="", flush=True)  # in one piece: two threads may speak at once
 
     def report(self):
         left = time_left(self.durations, self.count - self.done, self.args.jobs)

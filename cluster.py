@@ -232,9 +232,9 @@ class Pool:
 def choose(pool, args):
     """Positions of the --budget images to label by --rule, int64, from the most useful on."""
     arrays = {**pool.content, **vars(pool.clusters), "features": pool.features}
-    unlabelled = np.zeros(len(pool.features), dtype=bool)
+    labelled = np.zeros(len(pool.features), dtype=bool)
     rng = numpy_rng(args.seed, "cluster", "rule")
-    view = View(unlabelled, rng, reader(args.out, arrays))
+    view = View(labelled, rng, reader(args.out, arrays))
     return ask(COLD_STARTS[args.rule], view, args.budget).places
 
 

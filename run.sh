@@ -171,8 +171,10 @@ arm_options() { # ARM SEED: the options that make an arm what it is
           echo "error: ARMS has $1: set IMAGENET to the weights file of a ResNet" >&2 && return 2
         } ;;
       released5) more+=" --training-masks $DATA_OUT-released5" ;;
-      k[1-9]* | pool1 | l2 | instance | standard | thumbnails | released1) ;;
-      *) echo "error: ARMS has $1, but +$part is not known; see run.sh" >&2 && return 2 ;;
+      *) # of the features, or nothing
+        [ "$(clusters_of "$part")" != cluster ] || {
+          echo "error: ARMS has $1, but +$part is not known; see run.sh" >&2 && return 2
+        } ;;
     esac
   done
   [ "$init" = none ] || more+=" --weights $(folder_of pretrain "$2")/best.pt"
@@ -263,20 +265,22 @@ ARMS=$(while read -r _ _ arms; do printf '%s\n' $arms; done <<<"$TABLES" | awk '
 for arm in $ARMS; do arm_options "$arm" 0 >/dev/null; done
 set_up requirements.txt
 
-carry_out() { # SCRIPT OPTIONS...: its calls, a line of standard input each, side by side on a CPU
-  local calls count jobs=$JOBS threads
-  calls=$(cat)
-  [ -n "$calls" ] || return 0
-  if [ -z "$jobs" ]; then
-    jobs=$("$PYTHON" - "$DEVICE" <<'COUNT'
+count_jobs() { # sets JOBS, unless it is set
+  [ -z "$JOBS" ] || return 0
+  JOBS=$("$PYTHON" - "$DEVICE" <<'COUNT'
 import os, sys, torch
 on_gpu = sys.argv[1].startswith("cuda") or (sys.argv[1] == "auto" and torch.cuda.is_available())
 print(1 if on_gpu else len(os.sched_getaffinity(0)))
 COUNT
-    )
-  fi
+  )
+}
+
+carry_out() { # SCRIPT OPTIONS...: its calls, a line of standard input each, side by side on a CPU
+  local calls count jobs threads
+  calls=$(cat)
+  [ -n "$calls" ] || return 0
   count=$(wc -l <<<"$calls")
-  jobs=$((jobs < count ? jobs : count))
+  jobs=$((JOBS < count ? JOBS : count))
   threads=$(($(nproc) / jobs))
   local -x OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
   run "$PYTHON" segmentation/schedule.py --jobs "$jobs" -- "$@" <<<"$calls"
@@ -303,6 +307,7 @@ prepare() { # data, pretraining and clusters
     run "$PYTHON" preprocess.py --out "$DATA_OUT-released5" "${make[@]}" --released-masks ;;
   esac
 
+  count_jobs
   pretrain
   cluster
 }
@@ -350,6 +355,7 @@ cluster_options() { # NAME SEED: what makes a clustering what it is
 
 train() { # active learning, arm by arm: the long runs of full supervision come first
   local arm seed
+  count_jobs
   for arm in $ARMS; do
     for seed in $SEEDS; do
       echo "$arm/seed$seed --out $RUN/seg/$arm/seed$seed --seed $seed $(arm_options "$arm" "$seed")"

@@ -94,6 +94,14 @@ def of_seed(folder, seed):
     return own if own.is_dir() else folder
 
 
+def summed_up(measured, names):
+    """Columns NAME_mean and NAME_sd over a list of dicts."""
+    columns = {}
+    for name in names:
+        columns[f"{name}_mean"], columns[f"{name}_sd"] = mean_sd([row[name] for row in measured])
+    return columns
+
+
 def feature_rows(folders, seeds, pool, masks):
     """The rows of features.csv: one per folder."""
     rows = []
@@ -111,24 +119,23 @@ def feature_rows(folders, seeds, pool, masks):
                 }
             )
         row = {"features": folder.name, "dimensions": features.shape[1], "seeds": len(seeds)}
-        for name in measured[0]:
-            row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd([values[name] for values in measured])
-        rows.append(row)
+        rows.append({**row, **summed_up(measured, measured[0])})
     return rows
 
 
 def label_rows(groups, folder, budget, pool, masks, runs):
     """The rows of labels.csv, one per arm, and (text) the correlation of distance and Dice."""
     place = {name: row for row, name in enumerate(pool)}
+    seeds = {run.seed for group in groups.values() for run in group}
+    features = {seed: open_latent(of_seed(folder, seed), pool)["features"] for seed in seeds}
     measured = []
     for arm, group in groups.items():
         for run in group:
             if budget not in run.labels:
                 raise UserError(f"{arm}: was not measured at {budget} labels; leave it out")
-            features = open_latent(of_seed(folder, run.seed), pool)["features"]
             chosen = [place[name] for name in first_labels(runs / arm / f"seed{run.seed}", budget)]
             values = {
-                "distance": distance_to_labels(features, chosen),
+                "distance": distance_to_labels(features[run.seed], chosen),
                 "area": float(masks[chosen].mean()),
                 "dice": run.means[run.labels.index(budget)]["dice"],
             }
@@ -137,11 +144,9 @@ def label_rows(groups, folder, budget, pool, masks, runs):
     for arm in groups:
         of_arm = [values for values in measured if values["arm"] == arm]
         row = {"arm": arm, "labels": budget, "seeds": len(of_arm)}
-        for name in ("distance", "area", "dice"):
-            row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd([values[name] for values in of_arm])
-        rows.append(row)
+        rows.append({**row, **summed_up(of_arm, ("distance", "area", "dice"))})
     distance, dice = (
-        np.concatenate([centred(measured, seed, name) for seed in {v["seed"] for v in measured}])
+        np.concatenate([centred(measured, seed, name) for seed in seeds])
         for name in ("distance", "dice")
     )
     return rows, "not defined" if len(rows) < 2 else f"{spearmanr(distance, dice).statistic:+.2f}"

@@ -11,7 +11,7 @@ mode. Its bottleneck is average-pooled (--pooling 1: 512 values at width 64; 2: 
 --pca D, reduced to D dimensions. k-means groups the pool; each cluster gets its proportional share
 of the budget and gives its members nearest to the centroid, unless --rule names another cold start.
 --features puts a ResNet of ImageNet or thumbnails of 16 x 16 pixels in the encoder's place. Masks
-are not needed.
+are not needed, but for --features mask, thumbnails of these: a control that cheats.
 
 Writes to --out: `features.npz`, `clusters.npz`, `selection.json` (ordered: label from the top),
 `latent.png` and `selection.png`. features.npz has the features after --scale and before --pca. If
@@ -37,6 +37,7 @@ from segmentation.features import (
     genesis,
     imagenet,
     load_resnet,
+    masks,
     released,
     restoration_loss,
     scaled,
@@ -64,6 +65,7 @@ WEIGHTS = {  # --features -> the --weights it takes
     "genesis": "encoder.pt or best.pt of the pretraining",
     "imagenet": "a weights file of torchvision",
     "thumbnail": "none",
+    "mask": "none",
 }
 THUMBNAIL = 16  # pixels of a side
 MAP_LIMIT = 5000  # images up to which the map is a t-SNE; it is drawn by PCA beyond
@@ -105,7 +107,7 @@ def parse_args():
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_pool_option(parser)
     args = parser.parse_args()
-    if (args.weights is None) != (args.features == "thumbnail"):
+    if (args.weights is None) != (WEIGHTS[args.features] == "none"):
         verb = "needs" if args.weights is None else "takes no"
         raise UserError(f"--features {args.features} {verb} --weights ({takes})")
     if args.released_features and args.features != "genesis":
@@ -120,7 +122,7 @@ def parse_args():
 class Source:
     """Where features come from: their names and how to make them."""
 
-    kind: str  # "genesis", "genesis released", "imagenet resnet50", "thumbnail 16"
+    kind: str  # "genesis", "genesis released", "imagenet resnet50", "thumbnail 16", "mask 16"
     dimensions: int  # numbers per image
     scale: str  # what they are brought to
     extract: Callable  # dataset.Images -> arrays by name, a row per image; `features` unscaled
@@ -148,11 +150,14 @@ def open_source(args, data):
             lambda images: {"features": imagenet(model, images, args.batch)},
             weights_sha256=sha256_file(args.weights),
         )
+    if args.features == "mask":
+        data.load_masks(data.pool)  # refused here if one is missing, before anything is written
+    channels, shrink = (data.channels, thumbnails) if args.features == "thumbnail" else (1, masks)
     return Source(
-        f"thumbnail {THUMBNAIL}",
-        data.channels * THUMBNAIL**2,
+        f"{args.features} {THUMBNAIL}",
+        channels * THUMBNAIL**2,
         args.scale,
-        lambda images: {"features": thumbnails(images, THUMBNAIL, args.batch)},
+        lambda images: {"features": shrink(images, THUMBNAIL, args.batch)},
     )
 
 

@@ -70,7 +70,7 @@ random saal-ceal: 10 20 40 80 100 160 300 615
 *-*: 10 20 40 80 100 160
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
-*+k* *+pool1 *+standard *+thumbnails first *+released* *+draw*: 10 20 40
+*+k* *+pool1 *+standard *+thumbnails *+masks first *+released* *+draw*: 10 20 40
 " # by name, the first line that fits; beginnings of one list, so that all arms are paired
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/recipes.py,
 choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's
@@ -94,18 +94,19 @@ choose CHOICES       ""       ""        ""        20        # labels at which th
 #   +k5 +k20 ... +pool1             clusters, in place of K; pooling, in place of POOLING
 #   +l2 +instance +standard         scale of the features
 #   +imagenet +thumbnails           features of IMAGENET, a torchvision ResNet's weights; pixels
+#   +masks                          features are the pool's masks: cheating, what features could do
 #   +draw1 +draw2 ...               other random draws, all else alike
 #   +released1 +released4 +released5  a defect of the released code (README), on purpose
 TABLES="tables random full saal-ceal saal random-entropy random random+scratch"
 [ "$PRESET" != study ] || TABLES="
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
 efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
-features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance
+features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance saal+masks maxherding+masks typicover+masks
 paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 released saal saal first saal+released1 permuted saal+released4 saal+released5
-draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
+draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
 : "${IMAGENET:=}"         # weights file for +imagenet
 : "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50
@@ -127,7 +128,7 @@ clusters_of() { # ARM: the name of the clustering that an arm uses
   local part name=cluster
   for part in ${1//+/ }; do
     case $part in
-      k[1-9]* | pool1 | l2 | instance | standard | imagenet | thumbnails | released1) name=$name-$part ;;
+      k[1-9]* | pool1 | l2 | instance | standard | imagenet | thumbnails | masks | released1) name=$name-$part ;;
     esac
   done
   echo "$name"
@@ -346,7 +347,7 @@ cluster_options() { # NAME SEED: what makes a clustering what it is
       pool1) pooling=1 ;;
       l2 | instance | standard) scale=$part ;;
       imagenet) features="--features imagenet --weights $IMAGENET --backbone $BACKBONE" ;;
-      thumbnails) features="--features thumbnail" ;;
+      thumbnails | masks) features="--features ${part%s}" ;;
       released1) features+=" --released-features" ;;
     esac
   done

@@ -9,6 +9,7 @@ decide what device is used.
 - `imagenet`: the last features of a ResNet (He et al. 2016, arXiv 1512.03385) that learned
   ImageNet, from a weights file of torchvision;
 - `thumbnails`: the images themselves, small: what features must beat to be worth anything;
+- `masks`: the pool's masks, small: what features could be at best. A control, and cheating;
 - `restoration_loss`: how badly the pretrained U-Net restores an image, on which PT4AL (Yi et al.
   2022, arXiv 2201.07459) ranks the pool;
 - `released`: Genesis features with the mistakes of the paper's released code, as a control.
@@ -170,15 +171,31 @@ def area_weights(length, side):
     return covered.clamp(min=0) * side / length
 
 
+def shrunk(planes, side):
+    """float32 B x ... x H x W -> means over side x side equal parts: B x D."""
+    down, across = (area_weights(length, side).to(planes) for length in planes.shape[-2:])
+    return (down @ planes @ across.T).flatten(1)
+
+
 def thumbnails(images, side, batch):
     """Images shrunk to side x side by area averaging: float32 N x (C side^2) in [0,1].
 
     A value is the exact mean over its part of the image, also where the side of the image is no
     multiple of `side`. Order within a row: channel, row, column.
     """
-    height, width = images.data.images.shape[1:3]
-    down, across = (area_weights(n, side).float().to(images.device) for n in (height, width))
-    return collect(lambda part: (down @ to_input(part[:]) @ across.T).flatten(1), images, batch)
+    return collect(lambda part: shrunk(to_input(part[:]), side), images, batch)
+
+
+def masks(images, side, batch):
+    """The images' masks shrunk in the same way: float32 N x side^2 in [0,1].
+
+    UserError if an image has no mask.
+    """
+
+    def of(part):
+        return shrunk(torch.from_numpy(part.data.load_masks(part.ids)).float(), side)
+
+    return collect(of, images, batch)
 
 
 # Scale ------------------------------------------------------------------------------------------

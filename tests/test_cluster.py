@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from conftest import CLUSTER, call
+from helpers_preprocess import make_set
 
 from segmentation import coldstart, features
 from segmentation.datafolder import open_data
@@ -206,13 +207,16 @@ def test_a_segmentation_model_gives_no_losses(data, weights, tmp_path):
     assert str(content["encoder_sha256"]) == encoder_sha256(model)
 
 
-@pytest.mark.parametrize("kind", ["imagenet resnet18", "thumbnail 16"])
+@pytest.mark.parametrize("kind", ["imagenet resnet18", "thumbnail 16", "mask 16"])
 def test_other_features(data, resnet18, tmp_path, kind, capsys):
     opened = open_data(data)
     images = Images(opened, opened.pool, "cpu").subset(torch.arange(3, 48, 9))
     if kind == "thumbnail 16":
         options, file_hash = ["--features", "thumbnail"], ""
         expected = features.thumbnails(images, 16, 48)
+    elif kind == "mask 16":
+        options, file_hash = ["--features", "mask"], ""
+        expected = features.masks(images, 16, 48)
     else:
         options = ["--features", "imagenet", "--backbone", "resnet18", "--weights", resnet18]
         expected = features.imagenet(features.load_resnet(resnet18, "resnet18"), images, 48)
@@ -273,6 +277,7 @@ def test_bad_sources(data, weights, clusters, resnet18, tmp_path, refused):
     assert "--features genesis needs --weights" in line("genesis")
     assert "--features imagenet needs --weights" in line("imagenet")
     assert "takes no --weights" in line("thumbnail", "--weights", resnet18)
+    assert "takes no --weights" in line("mask", "--weights", resnet18)
     assert "--released-features is of --features genesis" in line(
         "thumbnail", "--released-features"
     )
@@ -291,6 +296,17 @@ def test_bad_sources(data, weights, clusters, resnet18, tmp_path, refused):
     (tmp_path / "out").mkdir()
     shutil.copy(clusters / "features.npz", tmp_path / "out")
     assert "features.npz: features of kind genesis, not thumbnail 16" in line("thumbnail")
+
+
+def test_features_of_masks_need_every_mask(tmp_path, refused):
+    root = make_set(tmp_path / "set", 12)
+    for file in (root / "masks").glob("A00[0-7]*"):
+        file.unlink()
+    call("preprocess", "--root", root, "--size", 32, "--out", tmp_path / "data")
+    words = ["--data", tmp_path / "data", "--features", "mask", "--out", tmp_path / "out"]
+    line = refused("cluster", *words, "--k", 2, "--budget", 3)
+    assert "images asked for have no mask, A00" in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("rule", ["typiclust", "random", "pt4al"])

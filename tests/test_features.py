@@ -28,7 +28,7 @@ def make_images(count, height, width, channels, seed=0):
     arrays = [cv2.GaussianBlur(image, (5, 5), 0).reshape(image.shape) for image in noise]
     arrays = np.stack([np.clip(3.0 * x - 250, 0, 255).astype(np.uint8) for x in arrays])
     ids = [f"I{row}" for row in range(count)]
-    masks = np.zeros(arrays.shape[:3], dtype=np.uint8)
+    masks = (noise[..., 0] < 100).astype(np.uint8)
     known = dict.fromkeys(ids, True)
     data = Data(Path(), ids, arrays, masks, known, ids, test=[], synthetic=True, fingerprint="")
     return Images(data, ids, "cpu")
@@ -86,6 +86,7 @@ def test_rows_are_in_the_order_of_the_images():
     for function in (
         lambda part: features.genesis(model, part, 2, 3),
         lambda part: features.thumbnails(part, 16, 3),
+        lambda part: features.masks(part, 16, 3),
         lambda part: features.restoration_loss(model, part, 0, 3),
     ):
         made = function(images)
@@ -322,6 +323,17 @@ def test_thumbnails_of_sides_that_do_not_divide(images):
         for own, channel in zip(small, image, strict=True):
             shrunk = cv2.resize(channel.astype(np.float32), (7, 7), interpolation=cv2.INTER_AREA)
             np.testing.assert_allclose(own, shrunk, atol=1e-5)
+
+
+def test_masks_are_means_of_blocks(images):
+    given = images.data.masks
+    before = given.copy()
+    for batch in (1, 4, 64):
+        made = features.masks(images, 16, batch)
+        assert made.dtype == np.float32
+        expected = given.reshape(9, 16, 2, 16, 3).mean(axis=(2, 4)).reshape(9, -1)
+        np.testing.assert_allclose(made, expected, atol=1e-6)
+    np.testing.assert_array_equal(given, before)
 
 
 def test_area_weights():

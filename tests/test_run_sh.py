@@ -111,6 +111,7 @@ def test_every_modifier_of_an_arm(tmp_path):
         "saal+k4+pool1+standard": {"clusters": "cluster-k4-pool1-standard"},
         "kmeans+thumbnails+instance": {"clusters": "cluster-thumbnails-instance"},
         "kcenter+imagenet": {"clusters": "cluster-imagenet"},
+        "maxherding+masks": {"clusters": "cluster-masks"},
         "saal+released1+released4": {"clusters": "cluster-released1", "released_scale": True},
         "first+released5": {"cold_start": "first", "training_masks": "data-released5"},
         "full+paper": {"initial": "all", "recipe": "paper", "epochs": 10},
@@ -145,11 +146,11 @@ def test_every_modifier_of_an_arm(tmp_path):
         assert labels == special.get(arm, [6, 8])
     assert (tmp_path / "run" / "choices" / "typiclust.png").exists()
     known = (tmp_path / "run" / "diagnosis" / "features.csv").read_text().splitlines()[1:]
-    names = ["cluster", "cluster-imagenet", "cluster-released1"]
+    names = ["cluster", "cluster-imagenet", "cluster-masks", "cluster-released1"]
     names.append("cluster-thumbnails-instance")
     assert [line.split(",")[0] for line in known] == names
     used = {path.name for path in (tmp_path / "run").glob("cluster*")}
-    assert len(used) == 5 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()
+    assert len(used) == 6 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()
 
 
 def test_an_official_test_set(tmp_path):

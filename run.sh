@@ -66,7 +66,7 @@ choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # o
 choose OTHER_BUDGETS "" "" "" "
 random saal-ceal: 10 20 40 80 100 160 300 615
 *+paper: 10 20 40 80 100 160 300
-*+teacher: 10 20 40 80 100
+*+teacher *+selftrain: 10 20 40 80 100
 *-*: 10 20 40 80 100 160
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
@@ -90,7 +90,8 @@ choose CHOICES       ""       ""        ""        20        # labels at which th
 #   +scratch +encoder +all          what is warm-started, in place of INIT
 #   +paper +strong                  the recipe, in place of RECIPE; trained anew for every budget
 #   +noaugment +flips +light        augmentation, in place of the recipe's
-#   +teacher +heads                 mean teacher on the unlabelled pool; deep supervision (dsal needs it)
+#   +teacher +selftrain             learning from the unlabelled pool: mean teacher, own masks
+#   +heads                          deep supervision (dsal needs it)
 #   +k5 +k20 ... +pool1             clusters, in place of K; pooling, in place of POOLING
 #   +l2 +instance +standard         scale of the features
 #   +imagenet +thumbnails           features of IMAGENET, a torchvision ResNet's weights; pixels
@@ -100,7 +101,7 @@ choose CHOICES       ""       ""        ""        20        # labels at which th
 TABLES="tables random full saal-ceal saal random-entropy random random+scratch"
 [ "$PRESET" != study ] || TABLES="
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
-efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher typicover typicover+teacher
+efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher random+selftrain typicover typicover+teacher typicover+selftrain
 features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance saal+masks maxherding+masks typicover+masks
 paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
@@ -164,6 +165,7 @@ arm_options() { # ARM SEED: the options that make an arm what it is
       noaugment) more+=" --augment none" ;;
       flips | light) more+=" --augment $part" ;;
       teacher) more+=" --mean-teacher" ;;
+      selftrain) more+=" --self-train" ;;
       heads) more+=" --heads" ;;
       draw[0-9]*) more+=" --draw ${part#draw}" ;;
       released4) more+=" --released-scale" ;;
@@ -262,7 +264,7 @@ case $DATA in
   *) : "${DATA_OUT:=data/$(basename "$DATA")-$suffix}" ;;
 esac
 
-ARMS=$(while read -r _ _ arms; do printf '%s\n' $arms; done <<<"$TABLES" | awk '!seen[$0]++')
+ARMS=$(while read -r _ _ arms; do printf '%s\n' $arms; done <<<"$TABLES" | awk 'NF && !seen[$0]++')
 for arm in $ARMS; do arm_options "$arm" 0 >/dev/null; done
 set_up requirements.txt
 

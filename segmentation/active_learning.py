@@ -47,6 +47,7 @@ from segmentation.runfiles import (
     write_csv,
     write_json,
 )
+from segmentation.selftraining import own_masks
 from segmentation.speed import Speed, add_options
 from segmentation.stages import begin_stage, pick_device, torch_rng
 from segmentation.strategies import COLD_STARTS, NEED_FEATURES, QUERIES, View, ask
@@ -55,6 +56,7 @@ from segmentation.unet import UNet, encoder_sha256, load_encoder, load_model, sa
 
 TRAINING_MASKS_HELP = "learn from the masks of another data folder of the same images"
 HOLDOUT_HELP = "measure on N images of the pool, not to be labelled, in place of the test images"
+SELF_TRAIN_HELP = "after a round's training, train anew on the pool with the model's own masks too"
 RELEASED_SCALE_HELP = "the released code's defect: this network sees 0..255, the pretext saw 0..1"
 
 
@@ -82,6 +84,7 @@ def parse_args():
             choices = {"optimizer": OPTIMIZERS, "augment": LEVELS}.get(field.name)
             add(option, type=kind, choices=choices, help=given)
     add("--mean-teacher", action="store_true", help="learn from unlabelled images too")
+    add("--self-train", action="store_true", help=SELF_TRAIN_HELP)
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
     add("--dropout", type=float, default=0.5, help="at the bottleneck")
@@ -270,29 +273,46 @@ class Loop:
         return np.stack([crf.pseudo_mask(*pair) for pair in pairs])
 
     def train(self, number, model, ids, pseudo):
-        """Train on the masks of `ids` and the model's own of `pseudo`; returns (model, log)."""
-        recipe = self.recipe
-        images, masks = self.images_of(ids), torch.from_numpy(self.answers.load_masks(ids))
+        """Train on the masks of `ids` and the model's own of `pseudo`; returns (model, log).
+
+        With --self-train that model labels the rest of the pool, and another is trained and
+        returned; the log is of both.
+        """
+        name, true = ("round", number), self.answers.load_masks(ids)
+        masks = true
         if pseudo:
-            images = torch.cat([images, self.images_of(pseudo)])
-            masks = torch.cat([masks, torch.from_numpy(self.pseudo_masks(model, pseudo))])
-        anew = number == 0 or recipe.from_scratch
+            masks = np.concatenate([true, self.pseudo_masks(model, pseudo)])
+        if number == 0 or self.recipe.from_scratch:
+            model = None
+        model, log = self.fit(name, model, ids + pseudo, masks)
+        rest = sorted(set(self.pool) - set(ids))
+        if not (self.args.self_train and rest):
+            return model, log
+        own = own_masks(model, self.images_of(rest), self.recipe.batch, self.speed)
+        student = (*name, "student")
+        model, more = self.fit(student, None, ids + rest, np.concatenate([true, own]))
+        return model, [{**row, "epoch": epoch} for epoch, row in enumerate(log + more)]
+
+    def fit(self, name, model, ids, masks):
+        """Train `model`, or the first one if None, on uint8 masks of `ids`: (model, log)."""
+        anew = model is None
         if anew:
             model = self.first_model()
         teacher = None
         if self.args.mean_teacher:
-            generator = torch_rng(self.args.seed, "round", number, "teacher")
+            generator = torch_rng(self.args.seed, *name, "teacher")
             teacher = Teacher(model, self.pool_images, generator)
-        epochs = epochs_of(recipe, len(images), anew)
-        with tqdm(total=epochs, desc=f"round {number}", leave=False, disable=None) as bar:
+        epochs = epochs_of(self.recipe, len(ids), anew)
+        desc = " ".join(map(str, name))
+        with tqdm(total=epochs, desc=desc, leave=False, disable=None) as bar:
             log = engine.train(
                 model,
-                images,
-                masks,
-                recipe,
+                self.images_of(ids),
+                torch.from_numpy(masks),
+                self.recipe,
                 epochs,
                 self.args.seed,
-                ("round", number),
+                name,
                 self.speed,
                 lambda row: bar.update(),
                 teacher,

@@ -12,6 +12,8 @@ from segmentation import engine, metrics, query
 from segmentation.datafolder import open_data
 from segmentation.dataset import load_tensor
 from segmentation.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
+from segmentation.selftraining import own_masks
+from segmentation.speed import Speed
 from segmentation.unet import UNet, load_model, save_model
 
 ARMS = {
@@ -362,6 +364,41 @@ def test_mean_teacher(run):
         load_model(folder / "round_00" / "weights.pt").head.weight for folder in (one, other)
     ]
     assert not torch.equal(*weights)
+
+
+def test_self_training(run, data, monkeypatch):
+    """The student sees the whole pool: true masks where labelled, else the first model's own."""
+    taught, train = [], engine.train
+
+    def watched(model, images, masks, *more):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        log = train(model, images, masks, *more)
+        taught.append((before, model, images.clone(), masks.numpy()))
+        return log
+
+    monkeypatch.setattr(engine, "train", watched)
+    folder = run("random", "--rounds", 0, "--self-train")
+    opened, chosen = open_data(data), labelled(folder)
+    (first, model, images, masks), (start, student, pool_images, pool_masks) = taught
+    assert len(images) == len(masks) == 12
+    np.testing.assert_array_equal(masks, opened.load_masks(chosen))
+    assert all(torch.equal(first[name], start[name]) for name in first)  # both from the first
+    rest = [name for name in opened.pool if name not in chosen]
+    ids = chosen + sorted(rest)
+    np.testing.assert_array_equal(pool_images.permute(0, 2, 3, 1).numpy(), opened.load_images(ids))
+    np.testing.assert_array_equal(pool_masks[:12], masks)
+    own = own_masks(model, pool_images[12:], 4, Speed(torch.device("cpu")))
+    np.testing.assert_array_equal(pool_masks[12:], own)
+    saved = load_model(folder / "round_00" / "weights.pt")
+    assert torch.equal(saved.head.weight, student.head.weight)
+    log = read_csv(folder / "round_00" / "log.csv")
+    assert [int(row["epoch"]) for row in log] == list(range(len(log))) and len(log) == 6
+
+
+def test_self_training_with_all_labels_is_training(run):
+    options = ["--initial", "all", "--rounds", 0]
+    one, other = (run("random", *options, *more) for more in ([], ["--self-train"]))
+    assert losses(one) == losses(other)
 
 
 def test_dsal(run):

@@ -108,6 +108,7 @@ def test_every_modifier_of_an_arm(tmp_path):
         "random-margin+scratch+noaugment": {"query": "margin", "init": "none", "augment": "none"},
         "random+encoder+strong+light+draw3": {"init": "encoder", "recipe": "strong", "draw": 3},
         "random-dsal+heads+teacher": {"query": "dsal", "heads": True, "mean_teacher": True},
+        "random+selftrain": {"self_train": True, "mean_teacher": False},
         "saal+k4+pool1+standard": {"clusters": "cluster-k4-pool1-standard"},
         "kmeans+thumbnails+instance": {"clusters": "cluster-thumbnails-instance"},
         "kcenter+imagenet": {"clusters": "cluster-imagenet"},

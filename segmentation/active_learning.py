@@ -56,7 +56,7 @@ from segmentation.unet import UNet, encoder_sha256, load_encoder, load_model, sa
 
 TRAINING_MASKS_HELP = "learn from the masks of another data folder of the same images"
 HOLDOUT_HELP = "measure on N images of the pool, not to be labelled, in place of the test images"
-SELF_TRAIN_HELP = "after a round's training, train anew on the pool with the model's own masks too"
+SELF_TRAIN_HELP = "then train anew on the whole pool, with the model's own masks of the rest"
 RELEASED_SCALE_HELP = "the released code's defect: this network sees 0..255, the pretext saw 0..1"
 
 
@@ -123,13 +123,16 @@ def parse_args():
 
 
 def labelled_pool(data):
-    """The pool's images whose masks can answer a query; the others are named and left out."""
-    pool = [name for name in data.pool if data.has_mask[name]]
-    if len(pool) < len(data.pool):
-        print(f"{len(data.pool) - len(pool)} pool images have no mask and are left out")
+    """(the pool's images whose masks can answer a query, those without a mask)."""
+    parts = [], []
+    for name in data.pool:
+        parts[not data.has_mask[name]].append(name)
+    pool, others = parts
+    if others:
+        print(f"{len(others)} pool images have no mask: they are not asked for")
     if not data.test:
         raise UserError(f"{data.folder}: has no test images; add masks and run preprocess.py again")
-    return pool
+    return pool, others
 
 
 def hold_out(pool, count):
@@ -165,10 +168,11 @@ class Loop:
         self.recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
         self.speed = Speed.of(args, pick_device(args.device))
         self.data = open_data(args.data)
-        self.pool, test = labelled_pool(self.data), self.data.test
+        (self.pool, others), test = labelled_pool(self.data), self.data.test
         if args.holdout:
             self.pool, test = hold_out(self.pool, args.holdout)
-        self.place = {name: place for place, name in enumerate(self.pool)}
+        self.seen = self.pool + others  # by what learns from images without labels
+        self.place = {name: place for place, name in enumerate(self.seen)}
         self.budgets = schedule(args, len(self.pool))
         inputs = {"data": self.data.fingerprint}
         self.answers = self.data  # the oracle's
@@ -186,7 +190,8 @@ class Loop:
         self.first_model()  # both refuse what does not fit, before anything is written
         self.cold_start = self.choose(0, None, [])
         begin_stage(args.out, args, inputs)
-        self.pool_images = Images(self.data, self.pool, self.speed.device, args.pool_on)
+        self.images = Images(self.data, self.seen, self.speed.device, args.pool_on)
+        self.pool_images = self.images.subset(slice(len(self.pool)))
         self.test_images = Images(self.data, test, self.speed.device, args.pool_on)
         self.state_path = args.out / "state.json"
         self.state = {
@@ -205,7 +210,7 @@ class Loop:
 
     def images_of(self, ids):
         """The images of some ids of the pool, on the device."""
-        return self.pool_images[torch.tensor([self.place[name] for name in ids])]
+        return self.images[torch.tensor([self.place[name] for name in ids])]
 
     def first_model(self):
         """The network before round 0: the same for every arm with this seed, but for --init."""
@@ -285,7 +290,7 @@ class Loop:
         if number == 0 or self.recipe.from_scratch:
             model = None
         model, log = self.fit(name, model, ids + pseudo, masks)
-        rest = sorted(set(self.pool) - set(ids))
+        rest = sorted(set(self.seen) - set(ids))
         if not (self.args.self_train and rest):
             return model, log
         own = own_masks(model, self.images_of(rest), self.recipe.batch, self.speed)
@@ -301,7 +306,7 @@ class Loop:
         teacher = None
         if self.args.mean_teacher:
             generator = torch_rng(self.args.seed, *name, "teacher")
-            teacher = Teacher(model, self.pool_images, generator)
+            teacher = Teacher(model, self.images, generator)
         epochs = epochs_of(self.recipe, len(ids), anew)
         desc = " ".join(map(str, name))
         with tqdm(total=epochs, desc=desc, leave=False, disable=None) as bar:

@@ -414,7 +414,7 @@ def test_another_setting_in_the_same_folder_is_refused(run, refused):
     assert "made with --lr 0.003, not 0.1" in line
 
 
-def test_images_without_masks_are_left_out_of_the_simulation(tmp_path, capsys):
+def test_images_without_masks_are_not_asked_for_but_learned_from(tmp_path, capsys, monkeypatch):
     call("preprocess", "--demo", 20, "--size", 32, "--out", tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     splits = json.loads((tmp_path / "data" / "splits.json").read_text())
@@ -438,3 +438,15 @@ def test_images_without_masks_are_left_out_of_the_simulation(tmp_path, capsys):
     call("active_learning", "--data", tmp_path / "data", "--out", tmp_path / "out", *options)
     assert "1 pool images have no mask" in capsys.readouterr().out
     assert lost not in labelled(tmp_path / "out") and len(labelled(tmp_path / "out")) == 15
+    taught, train = [], engine.train
+
+    def watched(model, images, *more):
+        taught.append(images.clone())
+        return train(model, images, *more)
+
+    monkeypatch.setattr(engine, "train", watched)
+    out = tmp_path / "self"
+    call("active_learning", "--data", tmp_path / "data", "--out", out, *options, "--self-train")
+    assert labelled(out) == labelled(tmp_path / "out") and [len(x) for x in taught] == [15, 16]
+    unasked = open_data(tmp_path / "data").load_images([lost]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(taught[1][15:], unasked)

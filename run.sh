@@ -101,7 +101,7 @@ choose CHOICES       ""       ""        ""        20        # labels at which th
 TABLES="tables random full saal-ceal saal random-entropy random random+scratch"
 [ "$PRESET" != study ] || TABLES="
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
-efficiency random+scratch random+scratch random+scratch+noaugment random+scratch+flips random random+teacher random+selftrain typicover typicover+teacher typicover+selftrain
+efficiency random+scratch full random+scratch random+scratch+noaugment random+scratch+flips random random+teacher random+selftrain typicover typicover+teacher typicover+selftrain
 features random random saal saal+k5 saal+k20 saal+k50 kmeans saal+pool1 saal+standard saal+thumbnails saal+thumbnails+instance maxherding maxherding+thumbnails+instance typicover typicover+thumbnails typicover+thumbnails+instance saal+masks maxherding+masks typicover+masks
 paper random+paper full+paper random+scratch+paper random+paper saal+paper maxherding+paper typicover+paper random-entropy+paper
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding

@@ -337,7 +337,7 @@ def styles():
 
 
 def label_axis(axes, labels):
-    """The axis of numbers of labels: log2 where they span more than a factor of 8; none if empty.
+    """The axis of numbers of labels: log2 where they span a factor of 8 or more; none if empty.
 
     A log axis has its ticks at the numbers themselves, but for those too close to the one before.
     """
@@ -345,7 +345,7 @@ def label_axis(axes, labels):
         axes.set_xticks([])
         return
     axes.set_xlabel("labelled images")
-    if max(labels) > 8 * min(labels):
+    if max(labels) >= 8 * min(labels):
         axes.set_xscale("log", base=2)
         ticks = []
         for number in sorted(set(labels)):

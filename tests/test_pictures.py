@@ -109,7 +109,8 @@ def axis_of(labels):
 
 def test_label_axis():
     assert axis_of([300, 335, 370, 615])[0] == "linear"
-    assert axis_of([10, 20, 80])[0] == "linear"
+    assert axis_of([10, 20, 79])[0] == "linear"
+    assert axis_of([10, 20, 80]) == ("log", ["10", "20", "80"])
     budgets = [10, 20, 40, 80, 160, 300, 335, 370, 405, 440]
     assert axis_of(budgets) == ("log", ["10", "20", "40", "80", "160", "300", "405"])
     assert axis_of([]) == ("linear", [])

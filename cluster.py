@@ -151,7 +151,7 @@ def open_source(args, data):
             weights_sha256=sha256_file(args.weights),
         )
     if args.features == "mask":
-        data.load_masks(data.pool)  # refused here if one is missing, before anything is written
+        data.need_masks(data.pool)  # before anything is written
     channels, shrink = (data.channels, thumbnails) if args.features == "thumbnail" else (1, masks)
     return Source(
         f"{args.features} {THUMBNAIL}",

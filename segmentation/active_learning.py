@@ -290,8 +290,8 @@ class Loop:
         if number == 0 or self.recipe.from_scratch:
             model = None
         model, log = self.fit(name, model, ids + pseudo, masks)
-        rest = sorted(set(self.seen) - set(ids))
-        if not (self.args.self_train and rest):
+        rest = sorted(set(self.seen) - set(ids)) if self.args.self_train else []
+        if not rest:
             return model, log
         own = own_masks(model, self.images_of(rest), self.recipe.batch, self.speed)
         student = (*name, "student")

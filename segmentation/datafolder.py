@@ -56,14 +56,18 @@ class Data:
         """uint8 array len(ids) x H x W x C, copied out of the memory map, in the order of ids."""
         return self.images[self.rows(ids)]
 
-    def load_masks(self, ids):
-        """uint8 array len(ids) x H x W in {0,1}. UserError if an image has no mask."""
+    def need_masks(self, ids):
+        """UserError if one of the images has no mask."""
         missing = [name for name in ids if not self.has_mask[name]]
         if missing:
             raise UserError(
                 f"{self.folder}: {len(missing)} of {len(ids)} images asked for have no mask, "
                 f"{missing[0]} first; add their masks to the mask folder and {MEND} again"
             )
+
+    def load_masks(self, ids):
+        """uint8 array len(ids) x H x W in {0,1}. UserError if an image has no mask."""
+        self.need_masks(ids)
         return self.masks[self.rows(ids)]
 
 

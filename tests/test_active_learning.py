@@ -366,20 +366,26 @@ def test_mean_teacher(run):
     assert not torch.equal(*weights)
 
 
-def test_self_training(run, data, monkeypatch):
-    """The student sees the whole pool: true masks where labelled, else the first model's own."""
-    taught, train = [], engine.train
+@pytest.fixture
+def trainings(monkeypatch):
+    """A list, to which every training adds (weights before it, model, images, masks)."""
+    seen, train = [], engine.train
 
     def watched(model, images, masks, *more):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         log = train(model, images, masks, *more)
-        taught.append((before, model, images.clone(), masks.numpy()))
+        seen.append((before, model, images.clone(), masks.numpy()))
         return log
 
     monkeypatch.setattr(engine, "train", watched)
+    return seen
+
+
+def test_self_training(run, data, trainings):
+    """The student sees the whole pool: true masks where labelled, else the first model's own."""
     folder = run("random", "--rounds", 0, "--self-train")
     opened, chosen = open_data(data), labelled(folder)
-    (first, model, images, masks), (start, student, pool_images, pool_masks) = taught
+    (first, model, images, masks), (start, student, pool_images, pool_masks) = trainings
     assert len(images) == len(masks) == 12
     np.testing.assert_array_equal(masks, opened.load_masks(chosen))
     assert all(torch.equal(first[name], start[name]) for name in first)  # both from the first
@@ -414,7 +420,7 @@ def test_another_setting_in_the_same_folder_is_refused(run, refused):
     assert "made with --lr 0.003, not 0.1" in line
 
 
-def test_images_without_masks_are_not_asked_for_but_learned_from(tmp_path, capsys, monkeypatch):
+def test_images_without_masks_are_not_asked_for_but_learned_from(tmp_path, capsys, trainings):
     call("preprocess", "--demo", 20, "--size", 32, "--out", tmp_path / "data")
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     splits = json.loads((tmp_path / "data" / "splits.json").read_text())
@@ -438,15 +444,10 @@ def test_images_without_masks_are_not_asked_for_but_learned_from(tmp_path, capsy
     call("active_learning", "--data", tmp_path / "data", "--out", tmp_path / "out", *options)
     assert "1 pool images have no mask" in capsys.readouterr().out
     assert lost not in labelled(tmp_path / "out") and len(labelled(tmp_path / "out")) == 15
-    taught, train = [], engine.train
-
-    def watched(model, images, *more):
-        taught.append(images.clone())
-        return train(model, images, *more)
-
-    monkeypatch.setattr(engine, "train", watched)
+    trainings.clear()
     out = tmp_path / "self"
     call("active_learning", "--data", tmp_path / "data", "--out", out, *options, "--self-train")
+    taught = [images for _, _, images, _ in trainings]
     assert labelled(out) == labelled(tmp_path / "out") and [len(x) for x in taught] == [15, 16]
     unasked = open_data(tmp_path / "data").load_images([lost]).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(taught[1][15:], unasked)

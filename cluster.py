@@ -28,23 +28,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
-from segmentation import coldstart, pictures
-from segmentation.datafolder import Data, open_data
-from segmentation.dataset import Images
-from segmentation.features import (
-    BACKBONES,
-    SCALES,
-    genesis,
-    imagenet,
-    load_resnet,
-    masks,
-    released,
-    restoration_loss,
-    scaled,
-    thumbnails,
-)
-from segmentation.latent import reader
-from segmentation.runfiles import (
+from segmentation.common import pictures
+from segmentation.common.precision import add_pool_option
+from segmentation.common.runfiles import (
     Parser,
     UserError,
     derived_seed,
@@ -56,10 +42,25 @@ from segmentation.runfiles import (
     write_json,
     write_npz,
 )
-from segmentation.speed import add_pool_option
-from segmentation.stages import begin_stage, pick_device, read_torch, sha256_tensors
-from segmentation.strategies import COLD_STARTS, View, ask
-from segmentation.unet import encoder_sha256, load_encoder, load_model
+from segmentation.common.stages import begin_stage, pick_device, read_torch, sha256_tensors
+from segmentation.data.datafolder import Data, open_data
+from segmentation.data.images import Images
+from segmentation.model.unet import encoder_sha256, load_encoder, load_model
+from segmentation.selection import geometry
+from segmentation.selection.clusterfolder import reader
+from segmentation.selection.strategies import COLD_STARTS, View, ask
+from self_supervised.features import (
+    BACKBONES,
+    SCALES,
+    genesis,
+    imagenet,
+    load_resnet,
+    masks,
+    released,
+    restoration_loss,
+    scaled,
+    thumbnails,
+)
 
 WEIGHTS = {  # --features -> the --weights it takes
     "genesis": "encoder.pt or best.pt of the pretraining",
@@ -100,7 +101,12 @@ def parse_args():
     add("--pca", type=int, default=0, help="dimensions after PCA; 0: no PCA")
     add("--k", type=positive, default=10, help="clusters")
     add("--n-init", type=positive, default=10, help="starts of k-means; the best is kept")
-    add("--rule", choices=COLD_STARTS, default="saal", help="how: see segmentation/strategies.py")
+    add(
+        "--rule",
+        choices=COLD_STARTS,
+        default="saal",
+        help="how: see segmentation/selection/strategies.py",
+    )
     add("--budget", type=positive, default=300, help="images to choose")
     add("--batch", type=positive, default=32, help="images per step")
     add("--seed", type=int, default=0, help="of k-means, the map and all corruptions")
@@ -125,7 +131,7 @@ class Source:
     kind: str  # "genesis", "genesis released", "imagenet resnet50", "thumbnail 16", "mask 16"
     dimensions: int  # numbers per image
     scale: str  # what they are brought to
-    extract: Callable  # dataset.Images -> arrays by name, a row per image; `features` unscaled
+    extract: Callable  # images.Images -> arrays by name, a row per image; `features` unscaled
     weights_sha256: str = ""  # of the encoder, or of the file of a ResNet
     encoder_sha256: str = ""  # of the encoder, for Genesis features only
     pretext_sha256: str = ""  # of the whole model that `pretext_loss` is of, where there is one
@@ -163,7 +169,7 @@ def open_source(args, data):
 
 def open_genesis(args, data):
     """The encoder of the pretraining as a source; of best.pt, which can restore, losses too."""
-    content = read_torch(args.weights, mend="run self_supervised/pretrain.py")
+    content = read_torch(args.weights, fix="run self_supervised/pretrain.py")
     restores = "epoch" in content  # a mark of best.pt; a segmentation model restores nothing
     model = (load_model if restores else load_encoder)(args.weights)
     if model.in_channels != data.channels:
@@ -200,7 +206,7 @@ def load_or_extract(path, source, data, device, args):
         made = source.extract(Images(data, data.pool, device, args.pool_on))
         made["features"] = scaled(made["features"], source.scale)
         write_npz(path, ids=np.array(data.pool), **made, **source.origin)
-    content = read_npz(path, mend="run cluster.py again")
+    content = read_npz(path, fix="run cluster.py again")
     for name, asked in source.origin.items():
         found = str(content.get(name))
         if found != asked:
@@ -231,7 +237,7 @@ class Pool:
     data: Data
     content: dict  # of features.npz
     features: np.ndarray  # float32 N x D, after --pca
-    clusters: coldstart.Clusters
+    clusters: geometry.Clusters
 
 
 def choose(pool, args):
@@ -334,7 +340,7 @@ def main():
 
     seed = derived_seed(args.seed, "cluster") % 2**32
     used = reduce(content["features"], args.pca, seed)
-    pool = Pool(data, content, used, coldstart.kmeans(used, args.k, seed, args.n_init))
+    pool = Pool(data, content, used, geometry.kmeans(used, args.k, seed, args.n_init))
     chosen = choose(pool, args)
 
     origin = {"features_sha256": sha256_file(features_path), **source.origin}

@@ -19,8 +19,8 @@ from scipy.stats import ks_2samp
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, per_image, save
-from segmentation.runfiles import Parser, UserError, positive, run_script
-from segmentation.stages import pick_device, torch_rng
+from segmentation.common.runfiles import Parser, UserError, positive, run_script
+from segmentation.common.stages import pick_device, torch_rng
 from self_supervised import corruptions
 
 LEAST_P = 1e-4

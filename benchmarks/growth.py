@@ -23,14 +23,15 @@ import numpy as np
 import torch
 
 from benchmarks.measure import save, seconds
-from segmentation import coldstart, pictures, query
-from segmentation.datafolder import Data
-from segmentation.dataset import Images
-from segmentation.features import genesis
-from segmentation.runfiles import Parser, positive, run_script
-from segmentation.speed import Speed
-from segmentation.uncertainty import score_ceal
-from segmentation.unet import UNet
+from segmentation.common import pictures
+from segmentation.common.precision import Precision
+from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.data.datafolder import Data
+from segmentation.data.images import Images
+from segmentation.model.unet import UNet
+from segmentation.selection import coldstart, geometry, query
+from segmentation.selection.uncertainty import score_ceal
+from self_supervised.features import genesis
 
 SIZES = (1000, 4000, 16000, 33126)
 PIXELS = 64
@@ -86,8 +87,8 @@ def measure(count, width):
         peak.start()
         torch.manual_seed(0)
         model, rng = UNet(1, 1, width, dropout=0.5), np.random.default_rng(0)
-        speed = Speed(torch.device("cpu"))
-        images = Images(data, data.pool, speed.device)
+        precision = Precision(torch.device("cpu"))
+        images = Images(data, data.pool, precision.device)
         content, times = {}, {}
 
         def step(name, function):
@@ -99,10 +100,10 @@ def measure(count, width):
         step("features", lambda: genesis(model, images, 2, 32))
         features = rng.standard_normal((count, 2048), dtype=np.float32)
         features[:, :8] += rng.integers(0, 3, (count, 8)) * 4
-        step("k-means", lambda: coldstart.kmeans(features, 10, 0))
-        found = content["k-means"]
-        step("cold start", lambda: coldstart.saal(found.cluster, found.distance, 300))
-        step("scoring", lambda: score_ceal(model, images, 20, (0, "growth"), 10, speed))
+        step("k-means", lambda: geometry.kmeans(features, 10, 0))
+        found, none = content["k-means"], np.zeros(count, dtype=bool)
+        step("cold start", lambda: coldstart.saal(found.cluster, found.distance, none, 300))
+        step("scoring", lambda: score_ceal(model, images, 20, (0, "growth"), 10, precision))
         settings = query.CealSettings()
         step("query", lambda: query.ceal(rng.random(count), 35, rng, settings))
         return {"images": count, "seconds": times, "peak_bytes": peak.bytes}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from segmentation.runfiles import write_json
-from segmentation.stages import environment
+from segmentation.common.runfiles import write_json
+from segmentation.common.stages import environment
 
 OWN = ("host",)  # of the environment: nobody else's business
 

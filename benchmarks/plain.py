@@ -9,7 +9,7 @@ import random
 import numpy as np
 import torch
 
-from segmentation.uncertainty import ceal_uncertainty
+from segmentation.selection.uncertainty import ceal_uncertainty
 
 
 def local_pixel_shuffling(image, windows=10000):

@@ -17,8 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import save
-from segmentation.runfiles import Parser, UserError, read_csv, run_script
-from segmentation.tables import by_arm, mean_sd, plus_minus, read_runs
+from segmentation.analysis.markdown import plus_minus
+from segmentation.analysis.runs import by_arm, read_runs
+from segmentation.analysis.significance import mean_sd
+from segmentation.common.runfiles import Parser, UserError, read_csv, run_script
 
 
 def training_seconds(folder, arm, seed):

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import in_turn, save
-from segmentation.runfiles import Parser, positive, run_script
-from segmentation.sources import find_folders, pair
+from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.data.sources import find_folders, pair
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, save
-from segmentation.dataset import to_input
-from segmentation.runfiles import Parser, positive, run_script
-from segmentation.speed import Speed, add_options, step
-from segmentation.stages import pick_device, torch_rng
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision, add_options, step
+from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.stages import pick_device, torch_rng
+from segmentation.data.images import to_input
+from segmentation.model.unet import UNet
 from self_supervised.corruptions import corrupt
 
 
@@ -52,7 +52,7 @@ def main():
     add_options(parser)
     args = parser.parse_args()
     device = pick_device(args.device)
-    speed = Speed.of(args, device)
+    precision = Precision.of(args, device)
     torch.manual_seed(0)
     pool = torch.randint(0, 256, (256, 1, args.size, args.size), dtype=torch.uint8)
     arrays = pool[:, 0].double().numpy() / 255
@@ -75,7 +75,7 @@ def main():
 
     model = UNet(1, 1, args.width).to(device)
     flops = training_flops(model, args.size, device)
-    forward, scaler = speed.compiled(model), speed.scaler()
+    forward, scaler = precision.compiled(model), precision.scaler()
     fused = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
 
     def corrupted_batch(number):
@@ -87,7 +87,7 @@ def main():
     def ours():
         for number in range(args.steps):
             corrupted, clean = corrupted_batch(number)
-            with speed.autocast():
+            with precision.autocast():
                 restored = forward(corrupted).sigmoid()
             loss = mse_loss(restored.float(), clean)
             step(fused, scaler, loss)

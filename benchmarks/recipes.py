@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import save
-from segmentation import pictures
-from segmentation.runfiles import Parser, UserError, read_csv, run_script
+from segmentation.common import pictures
+from segmentation.common.runfiles import Parser, UserError, read_csv, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = (1, "sgd", 0.01)

@@ -20,12 +20,12 @@ from scipy.stats import spearmanr
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, per_image, save
-from preprocess import prepare_demo
-from segmentation.runfiles import Parser, positive, run_script
-from segmentation.speed import Speed, add_options
-from segmentation.stages import pick_device
-from segmentation.uncertainty import score_ceal
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision, add_options
+from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.stages import pick_device
+from segmentation.data.reading import prepare_demo
+from segmentation.model.unet import UNet
+from segmentation.selection.uncertainty import score_ceal
 
 
 def main():
@@ -44,7 +44,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    speed = Speed.of(args, device)
+    precision = Precision.of(args, device)
     torch.manual_seed(0)
     model = UNet(1, 1, args.width, dropout=0.5)
     size = (args.size, args.size)
@@ -63,7 +63,7 @@ def main():
 
     def shared():
         stream = (0, "benchmark")
-        scores["shared"] = score_ceal(model, on_device, args.passes, stream, args.batch, speed)
+        scores["shared"] = score_ceal(model, on_device, args.passes, stream, args.batch, precision)
 
     times = in_turn({"full passes": full, "shared": shared}, args.repeats, device)
     ratio = times["full passes"] / times["shared"]

@@ -20,7 +20,7 @@ every random number comes from (seed, round, purpose).
 
 import argparse
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,13 +29,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segmentation import crf, engine, metrics, query, uncertainty
-from segmentation.augment import LEVELS
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images
-from segmentation.latent import open_latent, reader
-from segmentation.recipes import OPTIMIZERS, RECIPES, Recipe, epochs_of
-from segmentation.runfiles import (
+from segmentation.common.precision import Precision, add_options
+from segmentation.common.runfiles import (
     Parser,
     UserError,
     derived_seed,
@@ -43,16 +38,29 @@ from segmentation.runfiles import (
     positive,
     read_json,
     run_script,
-    sha256_file,
     write_csv,
     write_json,
 )
-from segmentation.selftraining import own_masks
-from segmentation.speed import Speed, add_options
-from segmentation.stages import begin_stage, pick_device, torch_rng
-from segmentation.strategies import COLD_STARTS, NEED_FEATURES, QUERIES, View, ask
-from segmentation.teacher import Teacher
-from segmentation.unet import UNet, encoder_sha256, load_encoder, load_model, save_model, warm_start
+from segmentation.common.stages import begin_stage, check_stage, pick_device, torch_rng
+from segmentation.data.datafolder import Data, open_data
+from segmentation.data.images import Images
+from segmentation.model import crf, engine, metrics
+from segmentation.model.augment import LEVELS
+from segmentation.model.inference import Inference, lesion_probabilities, segment
+from segmentation.model.recipes import OPTIMIZERS, RECIPES, Recipe, epochs_of
+from segmentation.model.selftraining import own_masks
+from segmentation.model.teacher import Teacher
+from segmentation.model.unet import (
+    UNet,
+    encoder_sha256,
+    load_encoder,
+    load_model,
+    save_model,
+    warm_start,
+)
+from segmentation.selection import query
+from segmentation.selection.clusterfolder import clusters_sha256, open_clusters, reader
+from segmentation.selection.strategies import COLD_STARTS, QUERIES, View, ask
 
 TRAINING_MASKS_HELP = "learn from the masks of another data folder of the same images"
 HOLDOUT_HELP = "measure on N images of the pool, not to be labelled, in place of the test images"
@@ -106,13 +114,13 @@ def parse_args():
             setattr(args, field.name, getattr(RECIPES[args.recipe], field.name))
     if args.init != "none" and args.weights is None:
         raise UserError(f"--init {args.init} needs --weights, a file written by pretrain.py")
-    seeing = {args.cold_start, args.query} & NEED_FEATURES
+    seeing = [name for name in (args.cold_start, args.query) if QUERIES[name].reads]
     if not seeing:
         args.clusters = None
     elif args.clusters is None:
-        raise UserError(f"strategy {min(seeing)} needs --clusters, a folder written by cluster.py")
-    if args.query == "dsal" and not args.heads:
-        raise UserError("--query dsal needs --heads, whose disagreement it measures")
+        raise UserError(f"strategy {seeing[0]} needs --clusters, a folder written by cluster.py")
+    if QUERIES[args.query].heads and not args.heads:
+        raise UserError(f"--query {args.query} needs --heads, whose disagreement it measures")
     if args.initial != "all" and not (args.initial.isdigit() and int(args.initial)):
         raise UserError(f"--initial {args.initial}: give a number of at least 1, or all")
     if args.rounds < 0 or not 0 <= args.dropout < 1:
@@ -160,41 +168,43 @@ def schedule(args, size):
     return budgets
 
 
-class Loop:
-    """One run: what the rounds share. `run` carries them out."""
+@dataclass(frozen=True)
+class Inputs:
+    """What the options name, looked at just enough to tell whether the run is finished."""
 
-    def __init__(self, args):
-        self.args = args
-        self.recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
-        self.speed = Speed.of(args, pick_device(args.device))
-        self.data = open_data(args.data)
-        (self.pool, others), test = labelled_pool(self.data), self.data.test
+    data: Data
+    pool: list  # ids that may be labelled
+    seen: list  # these, and the pool's images without a mask: by what learns without labels
+    test: list  # ids to measure on
+    budgets: list  # labels in all at each round
+    answers: Data  # whose masks the oracle gives
+    hashes: dict  # name -> hash of what is read under it
+
+    @classmethod
+    def of(cls, args):
+        """Open what the parsed options name. UserError where something does not fit."""
+        data = open_data(args.data)
+        (pool, others), test = labelled_pool(data), data.test
         if args.holdout:
-            self.pool, test = hold_out(self.pool, args.holdout)
-        self.seen = self.pool + others  # by what learns from images without labels
-        self.place = {name: place for place, name in enumerate(self.seen)}
-        self.budgets = schedule(args, len(self.pool))
-        inputs = {"data": self.data.fingerprint}
-        self.answers = self.data  # the oracle's
+            pool, test = hold_out(pool, args.holdout)
+        budgets = schedule(args, len(pool))
+        answers, hashes = data, {"data": data.fingerprint}
         if args.training_masks is not None:
-            self.answers = open_data(args.training_masks)
-            self.answers.rows(self.pool)
-            inputs["training_masks"] = self.answers.fingerprint
+            answers = open_data(args.training_masks)
+            answers.rows(pool)
+            hashes["training_masks"] = answers.fingerprint
         if args.weights is not None:
-            inputs["weights"] = encoder_sha256(load_encoder(args.weights))  # read once: it is large
-        arrays = {}
+            hashes["weights"] = encoder_sha256(load_encoder(args.weights))
         if args.clusters is not None:
-            arrays = open_latent(args.clusters, self.pool, inputs.get("weights"), args.weights)
-            inputs["clusters"] = sha256_file(args.clusters / "clusters.npz")
-        self.read = reader(args.clusters, arrays)
-        self.first_model()  # both refuse what does not fit, before anything is written
-        self.cold_start = self.choose(0, None, [])
-        begin_stage(args.out, args, inputs)
-        self.images = Images(self.data, self.seen, self.speed.device, args.pool_on)
-        self.pool_images = self.images.subset(slice(len(self.pool)))
-        self.test_images = Images(self.data, test, self.speed.device, args.pool_on)
-        self.state_path = args.out / "state.json"
-        self.state = {
+            hashes["clusters"] = clusters_sha256(args.clusters)
+        return cls(data, pool, pool + others, test, budgets, answers, hashes)
+
+    def state(self, args):
+        """The run's state.json, or what stands there before the first round."""
+        path = args.out / "state.json"
+        if path.exists():
+            return read_json(path, fix=f"delete {args.out}")
+        return {
             "seed": args.seed,
             "data": self.data.fingerprint,
             "synthetic": self.data.synthetic,
@@ -202,8 +212,29 @@ class Loop:
             "rounds": [],
             "labelled": [],
         }
-        if self.state_path.exists():
-            self.state = read_json(self.state_path, mend=f"delete {args.out}")
+
+
+class Loop:
+    """One run: what the rounds share. `run` carries them out."""
+
+    def __init__(self, args, inputs, state):
+        self.args, self.state = args, state
+        self.data, self.answers, self.budgets = inputs.data, inputs.answers, inputs.budgets
+        self.pool, self.seen = inputs.pool, inputs.seen
+        self.place = {name: place for place, name in enumerate(self.seen)}
+        self.recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
+        self.precision = Precision.of(args, pick_device(args.device))
+        arrays = {}
+        if args.clusters is not None:
+            encoder = inputs.hashes.get("weights")
+            arrays = open_clusters(args.clusters, self.pool, encoder, args.weights)
+        self.read = reader(args.clusters, arrays)
+        self.first_model()  # refuses weights that do not fit, before anything is written
+        self.cold_start = None if state["rounds"] else self.answer(0, None, set())  # likewise
+        begin_stage(args.out, args, inputs.hashes)
+        self.images = Images(self.data, self.seen, self.precision.device, args.pool_on)
+        self.pool_images = self.images.subset(slice(len(self.pool)))
+        self.test_images = Images(self.data, inputs.test, self.precision.device, args.pool_on)
 
     def folder(self, number):
         return self.args.out / f"round_{number:02d}"
@@ -212,21 +243,14 @@ class Loop:
         """The images of some ids of the pool, on the device."""
         return self.images[torch.tensor([self.place[name] for name in ids])]
 
-    def first_model(self):
-        """The network before round 0: the same for every arm with this seed, but for --init."""
-        args = self.args
-        torch.manual_seed(derived_seed(args.seed, "weights"))
-        scale = 255.0 if args.released_scale else 1.0
-        model = UNet(self.data.channels, 1, args.width, args.dropout, args.heads, scale)
-        warm_start(model, args.weights, args.init)
-        return model
+    # Which images ------------------------------------------------------------------------------
 
-    def choose(self, number, model, labelled):
-        """What the strategy of this round answers, given the labelled ids."""
+    def answer(self, number, model, known):
+        """The strategies.Answer of this round's strategy, `known` being the labelled ids."""
         args = self.args
         mask = np.zeros(len(self.pool), dtype=bool)
-        mask[[self.place[name] for name in labelled]] = True
-        budget = self.budgets[number] - len(labelled)
+        mask[[self.place[name] for name in known]] = True
+        budget = self.budgets[number] - len(known)
         names = ("round", number, "query") if number else ("cold start",)
         names += ("draw", args.draw) if args.draw else ()
         view = View(mask, numpy_rng(args.seed, *names), self.read)
@@ -241,18 +265,13 @@ class Loop:
                 model=model,
                 passes=args.passes,
                 stream=(args.seed, "round", number, "dropout"),
-                how=(args.batch, self.speed, bar.update),
+                inference=Inference(args.batch, self.precision, bar.update),
                 ceal=query.CealSettings(**settings),
             )
             return ask(QUERIES[args.query], view, budget)
 
-    def ask(self, number, model, labelled):
-        """What `choose` chose: entries for the state, pseudo-labelled ids, a note.
-
-        Writes scores.csv if the strategy scores the unlabelled images.
-        """
-        known = {entry["id"] for entry in labelled}
-        answer = self.choose(number, model, known) if number else self.cold_start
+    def entries(self, number, answer, known):
+        """The lines of the state for what was chosen; scores.csv if the strategy scores."""
         scores = {}
         if answer.scores is not None:
             unlabelled = [name for name in self.pool if name not in known]
@@ -262,18 +281,28 @@ class Loop:
         chosen = [self.pool[place] for place in answer.places]
         default = self.args.query if number else self.args.cold_start
         sources = answer.sources or [default] * len(chosen)
-        entries = [
+        return [
             {"round": number, "id": name, "score": scores.get(name), "source": source}
             for name, source in zip(chosen, sources, strict=True)
         ]
-        return entries, [self.pool[place] for place in answer.pseudo], answer.note
+
+    # Training ----------------------------------------------------------------------------------
+
+    def first_model(self):
+        """The network before round 0: the same for every arm with this seed, but for --init."""
+        args = self.args
+        torch.manual_seed(derived_seed(args.seed, "weights"))
+        scale = 255.0 if args.released_scale else 1.0
+        model = UNet(self.data.channels, 1, args.width, args.dropout, args.heads, scale)
+        warm_start(model, args.weights, args.init)
+        return model
 
     def pseudo_masks(self, model, ids):
         """The model's own masks of some images, for dsal cleaned by a CRF: uint8 N x H x W."""
         images, batch = self.images_of(ids), self.recipe.batch
         if self.args.query != "dsal":
-            return engine.segment(model, images, batch, self.speed.device)
-        probabilities = uncertainty.lesion_probabilities(model, images, batch, self.speed)
+            return segment(model, images, batch, self.precision.device)
+        probabilities = lesion_probabilities(model, images, batch, self.precision)
         pairs = zip(self.data.load_images(ids), probabilities, strict=True)
         return np.stack([crf.pseudo_mask(*pair) for pair in pairs])
 
@@ -283,89 +312,100 @@ class Loop:
         With --self-train that model labels the rest of the pool, and another is trained and
         returned; the log is of both.
         """
-        name, true = ("round", number), self.answers.load_masks(ids)
+        stream, true = (self.args.seed, "round", number), self.answers.load_masks(ids)
         masks = true
         if pseudo:
             masks = np.concatenate([true, self.pseudo_masks(model, pseudo)])
         if number == 0 or self.recipe.from_scratch:
             model = None
-        model, log = self.fit(name, model, ids + pseudo, masks)
+        model, log = self.fit(stream, model, ids + pseudo, masks)
         rest = sorted(set(self.seen) - set(ids)) if self.args.self_train else []
         if not rest:
             return model, log
-        own = own_masks(model, self.images_of(rest), self.recipe.batch, self.speed)
-        student = (*name, "student")
-        model, more = self.fit(student, None, ids + rest, np.concatenate([true, own]))
+        own = own_masks(model, self.images_of(rest), self.recipe.batch, self.precision)
+        stream, masks = (*stream, "student"), np.concatenate([true, own])
+        model, more = self.fit(stream, None, ids + rest, masks)
         return model, [{**row, "epoch": epoch} for epoch, row in enumerate(log + more)]
 
-    def fit(self, name, model, ids, masks):
+    def fit(self, stream, model, ids, masks):
         """Train `model`, or the first one if None, on uint8 masks of `ids`: (model, log)."""
-        anew = model is None
-        if anew:
+        is_first = model is None
+        if is_first:
             model = self.first_model()
         teacher = None
         if self.args.mean_teacher:
-            generator = torch_rng(self.args.seed, *name, "teacher")
-            teacher = Teacher(model, self.images, generator)
-        epochs = epochs_of(self.recipe, len(ids), anew)
-        desc = " ".join(map(str, name))
+            teacher = Teacher(model, self.images, torch_rng(*stream, "teacher"))
+        epochs = epochs_of(self.recipe, len(ids), is_first)
+        desc = " ".join(map(str, stream[1:]))
         with tqdm(total=epochs, desc=desc, leave=False, disable=None) as bar:
             log = engine.train(
                 model,
                 self.images_of(ids),
                 torch.from_numpy(masks),
-                self.recipe,
-                epochs,
-                self.args.seed,
-                name,
-                self.speed,
-                lambda row: bar.update(),
-                teacher,
+                recipe=self.recipe,
+                epochs=epochs,
+                stream=stream,
+                precision=self.precision,
+                progress=lambda row: bar.update(),
+                teacher=teacher,
             )
         return (teacher.model if teacher else model), log
+
+    # Rounds ------------------------------------------------------------------------------------
 
     def round(self, number):
         """Choose, train, measure, save. The state is written last: a round is whole or absent."""
         args, folder = self.args, self.folder(number)
         model = load_model(self.folder(number - 1) / "weights.pt") if number else None
         labelled = self.state["labelled"]
-        entries, pseudo, note = self.ask(number, model, labelled)
-        labelled = labelled + entries
+        known = {entry["id"] for entry in labelled}
+        answer = self.answer(number, model, known) if number else self.cold_start
+        labelled = labelled + self.entries(number, answer, known)
+        pseudo = [self.pool[place] for place in answer.pseudo]
         ids = [entry["id"] for entry in labelled]
         assert len(set(ids)) == len(ids) == self.budgets[number]
         model, log = self.train(number, model, ids, pseudo)
-        device = self.speed.device
+        device = self.precision.device
         rows = engine.evaluate(model, self.data, self.test_images, args.batch, device)
         write_csv(folder / "log.csv", log)
         write_csv(folder / "metrics.csv", rows)
         save_model(folder / "weights.pt", model)
-        mean = metrics.mean(rows)
         self.state["labelled"] = labelled
         self.state["rounds"].append(
-            {"round": number, "labels": len(ids), "pseudo": pseudo, "note": note}
+            {"round": number, "labels": len(ids), "pseudo": pseudo, "note": answer.note}
         )
-        write_json(self.state_path, self.state)
+        write_json(args.out / "state.json", self.state)
         if number and not args.keep_weights:
             (self.folder(number - 1) / "weights.pt").unlink(missing_ok=True)
-        extra = f" + {len(pseudo)} pseudo-labels" if pseudo else ""
-        measured = "held-out" if args.holdout else "test"
+        self.report(rows, log)
+
+    def report(self, rows, log):
+        """Print a line about the round that was done last."""
+        entry, planned = self.state["rounds"][-1], len(self.budgets) - 1
+        extra = f" + {len(entry['pseudo'])} pseudo-labels" if entry["pseudo"] else ""
+        measured = "held-out" if self.args.holdout else "test"
+        note = f"; {entry['note']}" if entry["note"] else ""
         print(
-            f"round {number}/{len(self.budgets) - 1}: {len(ids)} labels{extra}, {measured} Dice "
-            f"{100 * mean['dice']:.2f} %{self.data.note}, "
-            f"{sum(row['seconds'] for row in log):.1f} s of training{'; ' + note if note else ''}",
+            f"round {entry['round']}/{planned}: {entry['labels']} labels{extra}, {measured} Dice "
+            f"{100 * metrics.mean(rows)['dice']:.2f} %{self.data.note}, "
+            f"{sum(row['seconds'] for row in log):.1f} s of training{note}",
             flush=True,
         )
 
     def run(self):
-        done = len(self.state["rounds"])
-        if done == len(self.budgets):
-            print(f"{self.args.out}: finished already")
-        for number in range(done, len(self.budgets)):
+        for number in range(len(self.state["rounds"]), len(self.budgets)):
             self.round(number)
 
 
 def main():
-    Loop(parse_args()).run()
+    args = parse_args()
+    inputs = Inputs.of(args)
+    check_stage(args.out, args, inputs.hashes)
+    state = inputs.state(args)
+    if len(state["rounds"]) == len(inputs.budgets):
+        print(f"{args.out}: finished already")
+        return
+    Loop(args, inputs, state).run()
 
 
 if __name__ == "__main__":

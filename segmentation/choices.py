@@ -14,9 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from segmentation import pictures
-from segmentation.datafolder import open_data
-from segmentation.runfiles import Parser, UserError, positive, read_json, read_npz, run_script
+from segmentation.analysis.runs import first_labels
+from segmentation.common import pictures
+from segmentation.common.runfiles import (
+    Parser,
+    UserError,
+    positive,
+    read_npz,
+    run_script,
+)
+from segmentation.data.datafolder import open_data
 
 
 def parse_args():
@@ -31,15 +38,6 @@ def parse_args():
     add("--budget", type=positive, default=20, help="how many labels")
     add("--partial", action="store_true", help="leave out arms that are not so far yet")
     return parser.parse_args()
-
-
-def first_labels(folder, budget):
-    """The first `budget` ids that a run labelled. UserError if it has not labelled as many."""
-    state = read_json(folder / "state.json", "run segmentation/active_learning.py")
-    ids = [entry["id"] for entry in state["labelled"]]
-    if len(ids) < budget:
-        raise UserError(f"{folder}/state.json: has {len(ids)} labels; give a smaller --budget")
-    return ids[:budget]
 
 
 def main():

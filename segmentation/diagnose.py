@@ -20,10 +20,10 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
-from segmentation.choices import first_labels
-from segmentation.datafolder import open_data
-from segmentation.latent import open_latent
-from segmentation.runfiles import (
+from segmentation.analysis.markdown import markdown, plus_minus
+from segmentation.analysis.runs import by_arm, first_labels, read_runs
+from segmentation.analysis.significance import mean_sd
+from segmentation.common.runfiles import (
     Parser,
     UserError,
     numpy_rng,
@@ -32,9 +32,8 @@ from segmentation.runfiles import (
     write_csv,
     write_text,
 )
-from segmentation.runs import by_arm, read_runs
-from segmentation.significance import mean_sd
-from segmentation.tables import markdown, plus_minus
+from segmentation.data.datafolder import open_data
+from segmentation.selection.clusterfolder import open_clusters
 
 NEIGHBOURS = 5
 FEATURES_NOTE = (
@@ -108,7 +107,7 @@ def feature_rows(folders, seeds, pool, masks):
     for folder in folders:
         measured = []
         for seed in seeds:
-            features = open_latent(of_seed(folder, seed), pool)["features"]
+            features = open_clusters(of_seed(folder, seed), pool)["features"]
             near = nearest(features, NEIGHBOURS)
             by_chance = numpy_rng(seed, "diagnose").integers(len(pool), size=near.shape)
             measured.append(
@@ -127,7 +126,7 @@ def label_rows(groups, folder, budget, pool, masks, runs):
     """The rows of labels.csv, one per arm, and (text) the correlation of distance and Dice."""
     place = {name: row for row, name in enumerate(pool)}
     seeds = {run.seed for group in groups.values() for run in group}
-    features = {seed: open_latent(of_seed(folder, seed), pool)["features"] for seed in seeds}
+    features = {seed: open_clusters(of_seed(folder, seed), pool)["features"] for seed in seeds}
     measured = []
     for arm, group in groups.items():
         for run in group:

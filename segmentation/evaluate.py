@@ -13,10 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation import engine, metrics, pictures, unet
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images, load_tensor
-from segmentation.runfiles import (
+from segmentation.common import pictures
+from segmentation.common.runfiles import (
     Parser,
     UserError,
     positive,
@@ -25,7 +23,10 @@ from segmentation.runfiles import (
     write_csv,
     write_json,
 )
-from segmentation.stages import pick_device
+from segmentation.common.stages import pick_device
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images, load_tensor
+from segmentation.model import engine, inference, metrics, unet
 
 
 def parse_args():
@@ -77,7 +78,7 @@ def draw_cases(path, model, data, rows, batch, device):
         path,
         images,
         data.load_masks(ids),
-        engine.segment(model, load_tensor(data, ids), batch, device),
+        inference.segment(model, load_tensor(data, ids), batch, device),
         [f"{kind}: {row['id']}\nDice {100 * row['dice']:.1f} %" for kind, row in chosen],
         title=data.note.strip(),
         columns=sum(kind == "best" for kind, _ in chosen),

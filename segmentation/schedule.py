@@ -1,13 +1,16 @@
-"""Carry out many calls of one script, a few at a time, and say how far it is.
+"""Carry out many calls, a few at a time, and say how far it is.
 
+    python segmentation/schedule.py --jobs 2 < list
     python segmentation/schedule.py --jobs 2 -- segmentation/active_learning.py --width 8 < list
 
-Each line of standard input is a call: its name, by which it is reported, and its options, which
-follow those after --. Calls start in the order of the list. One that finds itself finished is done
-in seconds; after a kill the same list goes on where it was. A call that fails does not stop the
-others: they are named at the end, with exit code 2.
+Each line of standard input is a call, quoted as for a shell: its name, by which it is reported, and
+the words for Python, which follow those after --. Calls start in the order of the list. One that
+finds itself finished is done in seconds; after an interruption the same list goes on where it was.
+A call that fails does not stop the others: they are named at the end, with exit code 2. The cores
+are shared out among the calls, unless OMP_NUM_THREADS is set.
 """
 
+import os
 import queue
 import shlex
 import subprocess
@@ -18,16 +21,52 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation.runfiles import Parser, UserError, positive, run_script
+from segmentation.common.runfiles import Parser, UserError, positive, run_script
 
 FINISHED = "finished already"  # what a script says that has nothing left to do
 
 
+def jobs(text):
+    """An argparse type: a positive number, or auto."""
+    return text if text == "auto" else positive(text)
+
+
 def parse_args():
     parser = Parser(__doc__)
-    parser.add_argument("--jobs", type=positive, default=1, help="calls at a time")
-    parser.add_argument("script", nargs="+", help="a script and options of all calls, after --")
+    add = parser.add_argument
+    add("--jobs", type=jobs, default=1, help="calls at a time; auto: 1 on a GPU, else 1 per core")
+    add("--device", default="auto", help="what the calls run on, for --jobs auto")
+    add("script", nargs="*", help="a script and options of all calls, after --")
     return parser.parse_args()
+
+
+def cores():
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_gpu(device):
+    """Whether calls with this --device use a GPU."""
+    if device != "auto":
+        return device.startswith("cuda")
+    import torch  # takes seconds
+
+    return torch.cuda.is_available()
+
+
+def read_calls(lines):
+    """Lists of words, one per line that is not blank. UserError for an open quote."""
+    calls = []
+    for number, line in enumerate(lines, 1):
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UserError(f"call {number}: {error}; quote it as for a shell") from None
+        if words:
+            calls.append(words)
+    return calls
 
 
 def clock(seconds):
@@ -46,12 +85,12 @@ def time_left(durations, waiting, jobs):
 class Schedule:
     """The calls of a list, and what has become of them."""
 
-    def __init__(self, args, lines):
-        self.args = args
+    def __init__(self, script, calls, jobs):
+        self.script, self.count, self.jobs = script, len(calls), jobs
         self.waiting = queue.SimpleQueue()
-        for line in lines:
-            self.waiting.put(line.split())
-        self.count = len(lines)
+        for call in calls:
+            self.waiting.put(call)
+        self.environment = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ}
         self.lock = threading.Lock()
         self.started = time.monotonic()
         self.durations = []  # of the calls that had something to do
@@ -76,11 +115,15 @@ class Schedule:
 
     def call(self, name, options):
         """One call in a process of its own: exit code, was it finished before, its last line."""
-        words = [sys.executable, *self.args.script, *options]
+        words = [sys.executable, *self.script, *options]
         self.say(f"[{name}] + {shlex.join(words)}")
         skipped, last = False, ""
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for line in process.stdout:
             skipped |= FINISHED in line
@@ -92,7 +135,7 @@ class Schedule:
         print(f"{line}\n", end="", flush=True)  # in one piece: two threads may speak at once
 
     def report(self):
-        left = time_left(self.durations, self.count - self.done, self.args.jobs)
+        left = time_left(self.durations, self.count - self.done, self.jobs)
         left = "" if left is None else f", about {clock(left)} left"
         passed = clock(time.monotonic() - self.started)
         self.say(f"{self.done} of {self.count} calls done after {passed}{left}")
@@ -100,8 +143,14 @@ class Schedule:
 
 def main():
     args = parse_args()
-    schedule = Schedule(args, [line for line in sys.stdin if line.strip()])
-    threads = [threading.Thread(target=schedule.work) for _ in range(args.jobs)]
+    calls = read_calls(sys.stdin)
+    if not calls:
+        return
+    at_once = args.jobs
+    if at_once == "auto":
+        at_once = 1 if is_gpu(args.device) else cores()
+    schedule = Schedule(args.script, calls, min(at_once, len(calls)))
+    threads = [threading.Thread(target=schedule.work) for _ in range(schedule.jobs)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -110,7 +159,7 @@ def main():
         names, reason = ", ".join(schedule.failed), next(iter(schedule.failed.values()))
         raise UserError(
             f"{len(schedule.failed)} of {schedule.count} calls failed: {names}; "
-            f"mend that and call again. The first said: {reason.removeprefix('error: ')}"
+            f"fix that and call again. The first said: {reason.removeprefix('error: ')}"
         )
 
 

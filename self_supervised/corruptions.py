@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from segmentation.dataset import to_input
-from segmentation.stages import torch_rng
+from segmentation.common.stages import torch_rng
+from segmentation.data.images import to_input
 
 MAX_FLIPS = 3
 MAX_BOXES = 5

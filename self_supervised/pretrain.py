@@ -24,11 +24,9 @@ import torch
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
-from segmentation import pictures
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images, load_tensor
-from segmentation.engine import batches, check_finite
-from segmentation.runfiles import (
+from segmentation.common import pictures
+from segmentation.common.precision import Precision, add_options, step
+from segmentation.common.runfiles import (
     Parser,
     UserError,
     derived_seed,
@@ -37,9 +35,12 @@ from segmentation.runfiles import (
     run_script,
     write_csv,
 )
-from segmentation.speed import Speed, add_options, step
-from segmentation.stages import begin_stage, read_torch, torch_rng, write_torch
-from segmentation.unet import UNet, architecture, encoder_sha256, load_model, save_model
+from segmentation.common.stages import begin_stage, read_torch, torch_rng, write_torch
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images, load_tensor
+from segmentation.model.engine import check_finite
+from segmentation.model.inference import batches
+from segmentation.model.unet import UNet, architecture, encoder_sha256, load_model, save_model
 from self_supervised import corruptions
 from self_supervised.corruptions import Rates
 from self_supervised.processes import Processes
@@ -102,7 +103,7 @@ def corrupted_and_clean(images, ids, args, *stream):
     )
 
 
-def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, speed):
+def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, precision):
     """One pass over `images` in an order and with corruptions of the epoch's own; mean loss.
 
     The processes share each batch of --batch images out among them. What happens to an image
@@ -111,7 +112,7 @@ def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, spee
     for group in optimizer.param_groups:  # StepLR, as a function of the epoch alone
         group["lr"] = args.lr * args.gamma ** (epoch // args.step)
     order = torch.randperm(len(images), generator=torch_rng(args.seed, "pretrain", epoch, "order"))
-    total = torch.zeros((), device=speed.device)
+    total = torch.zeros((), device=precision.device)
     parts = batches(len(images), args.batch)
     silent = None if processes.writes else True
     for part in tqdm(parts, desc=f"epoch {epoch}", leave=False, disable=silent):
@@ -122,7 +123,7 @@ def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, spee
             places = batch[:1]
         mine = images.subset(places)
         corrupted, clean = corrupted_and_clean(mine[:], mine.ids, args, epoch, "corrupt")
-        with speed.autocast():
+        with precision.autocast():
             restored = restore(forward, corrupted)
         loss = weight * mse_loss(restored.float(), clean)
         # Gradients are averaged over the processes: this makes them the batch's.
@@ -170,14 +171,14 @@ def main():
     args = parse_args()
     processes = Processes(args.device)
     try:
-        pretrain(args, processes, Speed.of(args, processes.device))
+        pretrain(args, processes, Precision.of(args, processes.device))
     finally:
         processes.leave()
 
 
-def pretrain(args, processes, speed):
+def pretrain(args, processes, precision):
     """Train until --epochs or --patience ends it, and write what the module's docstring lists."""
-    device, say = speed.device, processes.say
+    device, say = precision.device, processes.say
     data = open_data(args.data)
     if processes.writes:
         begin_stage(args.out, args, {"data": data.fingerprint})
@@ -197,13 +198,13 @@ def pretrain(args, processes, speed):
 
     torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))
     model = UNet(data.channels, data.channels, args.width).to(device)
-    forward = speed.compiled(processes.wrap(model))
+    forward = precision.compiled(processes.wrap(model))
     optimizer = make_optimizer(args, model)
-    scaler = speed.scaler()
+    scaler = precision.scaler()
     rows = []
     last = args.out / "last.pt"
     if last.exists():
-        saved = read_torch(last, mend=f"delete {args.out} and start again", device=device)
+        saved = read_torch(last, fix=f"delete {args.out} and start again", device=device)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
@@ -218,7 +219,9 @@ def pretrain(args, processes, speed):
             break
         started = time.perf_counter()
         model.train()
-        loss = train_epoch(forward, optimizer, scaler, train_images, epoch, args, processes, speed)
+        loss = train_epoch(
+            forward, optimizer, scaler, train_images, epoch, args, processes, precision
+        )
         error, untouched = validate(model, held_images, args, processes)
         rows.append(
             {

@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from segmentation.stages import pick_device
+from segmentation.common.stages import pick_device
 
 
 class Processes:

@@ -7,6 +7,7 @@ and one-line errors, but without the seconds that importing torch takes.
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only get in the way
 
@@ -16,7 +17,8 @@ import torch
 import cluster
 import preprocess
 from segmentation import active_learning
-from segmentation.runfiles import run_script
+from segmentation.common import pictures
+from segmentation.common.runfiles import run_script
 from self_supervised import pretrain
 
 SCRIPTS = {
@@ -64,6 +66,19 @@ def refused(capsys):
         return lines[0]
 
     return check
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """A dict that fills with the figures drawn in this process: name of the file -> Figure."""
+    drawn, save = {}, pictures.save
+
+    def watched(figure, path, *more, **options):
+        drawn[Path(path).name] = figure
+        save(figure, path, *more, **options)
+
+    monkeypatch.setattr(pictures, "save", watched)
+    return drawn
 
 
 @pytest.fixture(scope="session")

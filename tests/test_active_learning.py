@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import LOOP, call
 
-from segmentation import engine, metrics, query
-from segmentation.datafolder import open_data
-from segmentation.dataset import load_tensor
-from segmentation.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
-from segmentation.selftraining import own_masks
-from segmentation.speed import Speed
-from segmentation.unet import UNet, load_model, save_model
+from segmentation.common.precision import Precision
+from segmentation.common.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import load_tensor
+from segmentation.model import engine, metrics
+from segmentation.model.selftraining import own_masks
+from segmentation.model.unet import UNet, load_model, save_model
+from segmentation.selection import query
 
 ARMS = {
     "random": ["--cold-start", "random", "--query", "random"],
@@ -201,10 +202,10 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize(("before", "after"), [("host", "device"), ("device", "host")])
 def test_a_run_goes_on_with_its_pool_held_elsewhere(run, tmp_path, monkeypatch, before, after):
-    def train(*args):
-        if args[6] == ("round", 1):
+    def train(*args, stream, **settings):
+        if stream[1:] == ("round", 1):
             raise Stopped
-        return whole_train(*args)
+        return whole_train(*args, stream=stream, **settings)
 
     whole_train = engine.train
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -237,7 +238,7 @@ def test_another_number_format_in_the_same_folder_is_refused(run, refused):
         (["--queri", "random"], "--queri"),
         (["--width", 8], "best.pt: weights of width 4, but this network has 8"),
         (["--weights", "none.pt"], "none.pt: not found"),
-        (["--clusters", "nowhere"], "nowhere/features.npz: not found"),
+        (["--clusters", "nowhere"], "nowhere/clusters.npz: not found"),
         (["--data", "nowhere"], "nowhere: no such data folder"),
         (["--rounds", -1], "--rounds"),
         (["--device", "tpu9"], "--device tpu9"),
@@ -371,9 +372,9 @@ def trainings(monkeypatch):
     """A list, to which every training adds (weights before it, model, images, masks)."""
     seen, train = [], engine.train
 
-    def watched(model, images, masks, *more):
+    def watched(model, images, masks, **settings):
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        log = train(model, images, masks, *more)
+        log = train(model, images, masks, **settings)
         seen.append((before, model, images.clone(), masks.numpy()))
         return log
 
@@ -393,7 +394,7 @@ def test_self_training(run, data, trainings):
     ids = chosen + sorted(rest)
     np.testing.assert_array_equal(pool_images.permute(0, 2, 3, 1).numpy(), opened.load_images(ids))
     np.testing.assert_array_equal(pool_masks[:12], masks)
-    own = own_masks(model, pool_images[12:], 4, Speed(torch.device("cpu")))
+    own = own_masks(model, pool_images[12:], 4, Precision(torch.device("cpu")))
     np.testing.assert_array_equal(pool_masks[12:], own)
     saved = load_model(folder / "round_00" / "weights.pt")
     assert torch.equal(saved.head.weight, student.head.weight)

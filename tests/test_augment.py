@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from segmentation import augment
+from segmentation.model import augment
 
 
 def generator(seed=0):

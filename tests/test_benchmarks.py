@@ -13,10 +13,10 @@ import torch
 from conftest import command_line
 from helpers_preprocess import make_set
 
-from benchmarks import plain, recipes
+from benchmarks import growth, plain, recipes
 from benchmarks.measure import in_turn
-from segmentation.uncertainty import ceal_uncertainty
-from segmentation.unet import UNet
+from segmentation.model.unet import UNet
+from segmentation.selection.uncertainty import ceal_uncertainty
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,18 +61,23 @@ def test_preprocessing_reads_every_image(tmp_path):
 
 
 @pytest.mark.slow
-def test_growth_measures_every_size(tmp_path):
+def test_growth_measures_every_size(tmp_path, figures):
     result = run("growth", "--sizes", 310, 400, "--width", 2, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "growth.json").read_text())["rows"]
     assert [row["images"] for row in rows] == [310, 400]
     assert all(row["peak_bytes"] > 50 << 20 for row in rows)
     assert set(rows[0]["seconds"]) == {"features", "k-means", "cold start", "scoring", "query"}
-    assert (tmp_path / "growth.png").stat().st_size > 5000
+    growth.draw(tmp_path / "growth.png", rows)
+    time, memory = figures["growth.png"].axes
+    names = [text.get_text() for text in time.get_legend().get_texts()]
+    assert names == [*rows[0]["seconds"], "1 ms per image"]
+    assert memory.lines[0].get_xdata().tolist() == [310, 400]
+    assert "memory" in memory.get_ylabel() and time.get_ylabel() == "seconds"
 
 
 @pytest.mark.slow
-def test_recipes_are_compared_by_time(tmp_path, data, monkeypatch):
+def test_recipes_are_compared_by_time(tmp_path, data, monkeypatch, figures):
     monkeypatch.setattr(recipes, "OTHERS", recipes.OTHERS[-1:])
     words = ["--data", data, "--seconds", 2, "--out", tmp_path, "--", "--width", 2]
     with command_line("recipes", *words):
@@ -85,7 +90,10 @@ def test_recipes_are_compared_by_time(tmp_path, data, monkeypatch):
         assert list(best) == sorted(best, reverse=True)
         assert row["best_validation_loss"] == best[-1]
     assert rows[0]["seconds_to_the_paper_recipes_best"] <= 2
-    assert (tmp_path / "recipes.png").stat().st_size > 5000
+    (axes,) = figures["recipes.png"].axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == [row["recipe"] for row in rows]
+    assert axes.get_xlabel() == "seconds of training" and "loss" in axes.get_ylabel()
 
 
 def test_the_plain_scoring_is_ceals():

@@ -8,7 +8,7 @@ from conftest import LOOP, call
 from PIL import Image
 
 from segmentation import choices
-from segmentation.runfiles import read_npz, run_script, write_npz
+from segmentation.common.runfiles import read_npz, run_script, write_npz
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ import torchvision
 from conftest import CLUSTER, call
 from helpers_preprocess import make_set
 
-from segmentation import coldstart, features
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images, load_tensor, to_input
-from segmentation.runfiles import read_npz, sha256_file, write_npz
-from segmentation.stages import sha256_tensors
-from segmentation.unet import UNet, encoder_sha256, load_encoder, load_model, save_model
+from segmentation.common.runfiles import read_npz, sha256_file, write_npz
+from segmentation.common.stages import sha256_tensors
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images, load_tensor, to_input
+from segmentation.model.unet import UNet, encoder_sha256, load_encoder, load_model, save_model
+from segmentation.selection import geometry
+from self_supervised import features
 
 FILES = ("features.npz", "clusters.npz", "selection.json", "latent.png", "selection.png")
 
@@ -69,7 +70,7 @@ def test_the_selection_is_the_papers_rule(data, clusters):
     ids = [entry["id"] for entry in selection]
     assert len(ids) == len(set(ids)) == 12 and set(ids) <= set(opened.pool)
     sizes = np.bincount(cluster, minlength=4)
-    quotas = coldstart.proportional_quotas(sizes, 12)
+    quotas = geometry.proportional_quotas(sizes, 12)
     for k in range(4):
         members = [name for name, own in zip(opened.pool, cluster, strict=True) if own == k]
         rows = [opened.pool.index(name) for name in members]

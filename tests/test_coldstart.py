@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
 
-from segmentation import coldstart
+from segmentation.selection import coldstart, geometry
 
 
 def nothing(count):
@@ -26,7 +26,7 @@ def nothing(count):
     ],
 )
 def test_quotas_by_hand(sizes, budget, quotas):
-    assert coldstart.proportional_quotas(sizes, budget).tolist() == quotas
+    assert geometry.proportional_quotas(sizes, budget).tolist() == quotas
 
 
 def test_quotas_keep_the_budget_and_stay_within_one_of_the_share():
@@ -35,7 +35,7 @@ def test_quotas_keep_the_budget_and_stay_within_one_of_the_share():
         sizes = rng.integers(0, 40, rng.integers(1, 12))
         sizes[0] += 1
         budget = int(rng.integers(0, sizes.sum() + 1))
-        quotas = coldstart.proportional_quotas(sizes, budget)
+        quotas = geometry.proportional_quotas(sizes, budget)
         assert quotas.sum() == budget
         assert ((quotas >= 0) & (quotas <= sizes)).all()
         for size, quota in zip(sizes.tolist(), quotas.tolist(), strict=True):
@@ -44,20 +44,20 @@ def test_quotas_keep_the_budget_and_stay_within_one_of_the_share():
 
 def test_a_budget_over_the_pool_is_refused():
     with pytest.raises(ValueError, match="budget of 6 out of 5"):
-        coldstart.proportional_quotas([2, 3], 6)
+        geometry.proportional_quotas([2, 3], 6)
 
 
 def test_kmeans_finds_blobs_and_reports_euclidean_distances():
     points, truth = make_blobs(200, centers=4, cluster_std=0.3, random_state=1)
     points = points.astype(np.float32)
-    found = coldstart.kmeans(points, 4, seed=0)
+    found = geometry.kmeans(points, 4, seed=0)
     for k in range(4):
         assert len(np.unique(truth[found.cluster == k])) == 1
         members = points[found.cluster == k]
         np.testing.assert_allclose(found.centroids[k], members.mean(axis=0), rtol=1e-3)
     everywhere = np.linalg.norm(points[:, None] - found.centroids[None], axis=2)
     np.testing.assert_allclose(found.distance, everywhere.min(axis=1), rtol=1e-3)
-    again = coldstart.kmeans(points, 4, seed=0)
+    again = geometry.kmeans(points, 4, seed=0)
     assert (again.cluster == found.cluster).all()
 
 
@@ -66,7 +66,7 @@ def random_choice(rng):
     count = int(rng.integers(5, 120))
     cluster, distance = rng.integers(0, rng.integers(1, 9), count), rng.random(count)
     budget = int(rng.integers(1, count + 1))
-    return cluster, distance, budget, coldstart.saal(cluster, distance, budget)
+    return cluster, distance, budget, coldstart.saal(cluster, distance, nothing(count), budget)
 
 
 def test_saal_properties():
@@ -74,11 +74,44 @@ def test_saal_properties():
     for _ in range(200):
         cluster, distance, budget, chosen = random_choice(rng)
         assert len(chosen) == len(set(chosen.tolist())) == budget
-        quotas = coldstart.proportional_quotas(np.bincount(cluster), budget)
+        quotas = geometry.proportional_quotas(np.bincount(cluster), budget)
         assert (np.bincount(cluster[chosen], minlength=len(quotas)) == quotas).all()
         for k, quota in enumerate(quotas):
             members = sorted(np.flatnonzero(cluster == k), key=lambda place: distance[place])
             assert [place for place in chosen if cluster[place] == k] == members[:quota]
+
+
+def test_saal_continues_the_cold_start():
+    rng = np.random.default_rng(0)
+    cluster, distance = rng.integers(0, 5, 100), rng.random(100)
+    labelled = np.zeros(100, dtype=bool)
+    labelled[coldstart.saal(cluster, distance, labelled, 20)] = True
+    for _ in range(8):
+        asked = coldstart.saal(cluster, distance, labelled, 10)
+        assert len(set(asked.tolist())) == 10 and not labelled[asked].any()
+        labelled[asked] = True
+        target = geometry.proportional_quotas(np.bincount(cluster), int(labelled.sum()))
+        assert np.abs(np.bincount(cluster[labelled]) - target).max() <= 1
+        for k in range(5):  # in each cluster it is still the nearest ones that are labelled
+            inside = cluster == k
+            if (inside & ~labelled).any():
+                assert distance[inside & labelled].max() <= distance[inside & ~labelled].min()
+    assert labelled.all()
+
+
+def test_saal_from_any_labelled_set():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        count = int(rng.integers(5, 80))
+        cluster, distance = rng.integers(0, 6, count), rng.random(count)
+        labelled = rng.random(count) < rng.random()
+        left = int((~labelled).sum())
+        if not left:
+            continue
+        budget = int(rng.integers(1, left + 1))
+        asked = coldstart.saal(cluster, distance, labelled, budget)
+        assert len(asked) == len(set(asked.tolist())) == budget
+        assert not labelled[asked].any()
 
 
 def test_a_prefix_is_itself_proportional():
@@ -94,7 +127,7 @@ def test_a_prefix_is_itself_proportional():
 
 def test_a_prefix_alternates_between_equal_clusters():
     cluster = np.repeat([0, 1, 2], 10)
-    chosen = coldstart.saal(cluster, np.arange(30.0), 9)
+    chosen = coldstart.saal(cluster, np.arange(30.0), nothing(30), 9)
     for start in (0, 3, 6):
         assert sorted(cluster[chosen[start : start + 3]]) == [0, 1, 2]
 
@@ -265,8 +298,9 @@ def test_permuted_is_saal_on_the_rows_of_other_images():
     cluster, distance = rng.integers(0, 5, 80), rng.random(80)
     order = np.random.default_rng(4).permutation(80)
     chosen = coldstart.permuted(cluster, distance, nothing(80), 25, np.random.default_rng(4))
-    assert chosen.tolist() == coldstart.saal(cluster[order], distance[order], 25).tolist()
-    assert set(chosen) != set(coldstart.saal(cluster, distance, 25))
+    moved = coldstart.saal(cluster[order], distance[order], nothing(80), 25)
+    assert chosen.tolist() == moved.tolist()
+    assert set(chosen) != set(coldstart.saal(cluster, distance, nothing(80), 25))
     other = coldstart.permuted(cluster, distance, nothing(80), 25, np.random.default_rng(5))
     assert set(chosen) != set(other)
 
@@ -275,13 +309,13 @@ def test_cluster_by_cluster_by_hand():
     cluster = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
     cost = np.array([3.0, 1, 2, 5, 4, 9, 7, 7, 8, 0])
     # the largest of those without a label first; labels: none
-    order = coldstart.cluster_by_cluster(cluster, cost, nothing(10), 10)
+    order = geometry.cluster_by_cluster(cluster, cost, nothing(10), 10)
     assert order.tolist() == [6, 1, 4, 9, 7, 2, 3, 8, 0, 5]
     # 2 has two labels, 1 one
-    order = coldstart.cluster_by_cluster(cluster, cost, mark(10, [5, 6, 3]), 7)
+    order = geometry.cluster_by_cluster(cluster, cost, mark(10, [5, 6, 3]), 7)
     assert order.tolist() == [1, 9, 2, 4, 7, 0, 8]
     # clusters of less than three last
-    order = coldstart.cluster_by_cluster(cluster, cost, nothing(10), 10, smallest=3)
+    order = geometry.cluster_by_cluster(cluster, cost, nothing(10), 10, smallest=3)
     assert order.tolist() == [6, 1, 7, 2, 8, 0, 5, 4, 9, 3]
 
 
@@ -319,19 +353,19 @@ def test_typiclust_takes_the_densest_of_each_blob():
 def test_neighbour_distance_by_brute_force():
     points = np.random.default_rng(0).normal(size=(30, 4))
     near = np.sort(pairwise(points), axis=1)
-    found = coldstart.neighbour_distance(points, 5)
+    found = geometry.neighbour_distance(points, 5)
     np.testing.assert_allclose(found, near[:, 1:6].mean(axis=1), atol=1e-6)
-    found = coldstart.neighbour_distance(points[:4], 5)
+    found = geometry.neighbour_distance(points[:4], 5)
     np.testing.assert_allclose(found, pairwise(points[:4]).sum(axis=1) / 3, atol=1e-6)
-    assert coldstart.neighbour_distance(points[:1], 5).tolist() == [0]
+    assert geometry.neighbour_distance(points[:1], 5).tolist() == [0]
     identical = np.repeat(np.random.default_rng(0).normal(size=(5, 300)), 3, axis=0)
-    assert coldstart.neighbour_distance(identical, 2).tolist() == [0] * 15
+    assert geometry.neighbour_distance(identical, 2).tolist() == [0] * 15
 
 
 def test_distances_by_brute_force_and_identical_rows_are_at_none():
     points = np.random.default_rng(0).normal(size=(40, 300)) * 50 + 1000
     points[7] = points[3]
-    found = coldstart.distances_from(points)(np.array([3, 30]))
+    found = geometry.distances_from(points)(np.array([3, 30]))
     expected = pairwise(points)[[3, 30]]
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.linalg.norm(points, axis=1).max())
     assert found[0, 7] == found[0, 3] == found[1, 30] == 0
@@ -403,7 +437,7 @@ def test_probcover_uses_the_delta_of_its_pseudo_labels():
 
 def test_probcover_takes_the_purity_it_is_given():
     points = np.random.default_rng(1).normal(size=(60, 3))
-    found = coldstart.clustered(coldstart.normalise(points), 3, np.random.default_rng(0))
+    found = geometry.clustered(geometry.normalise(points), 3, np.random.default_rng(0))
     outcomes = set()
     for purity in (0.9, 0.4):
         delta = coldstart.probcover_delta(points, found.cluster, purity)
@@ -450,8 +484,8 @@ def test_herding_of_identical_images_takes_each_once_and_the_first():
 def test_small_memory_and_small_blocks_change_no_choice(rule, pool, monkeypatch):
     labelled, outcomes = mark(60, [3, 50]), []
     for block, table in [(64, 6000), (64, 0), (7, 6000), (7, 0), (1, 0)]:
-        monkeypatch.setattr(coldstart, "BLOCK", block)
-        monkeypatch.setattr(coldstart, "TABLE", table)
+        monkeypatch.setattr(geometry, "BLOCK", block)
+        monkeypatch.setattr(geometry, "TABLE", table)
         outcomes.append(RULES[rule](POOLS[pool], labelled, 40, np.random.default_rng(0)).tolist())
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
@@ -460,7 +494,7 @@ def test_small_memory_and_small_blocks_change_no_choice(rule, pool, monkeypatch)
     "rule", ["typiclust", "probcover", "max_herding", "k_center", "usl", "typical_cover"]
 )
 def test_no_rule_builds_all_pairs(rule, monkeypatch):
-    monkeypatch.setattr(coldstart, "TABLE", 0)
+    monkeypatch.setattr(geometry, "TABLE", 0)
     points = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
     tracemalloc.start()
     getattr(coldstart, rule)(points, mark(2000, [7, 8]), 2, np.random.default_rng(0))

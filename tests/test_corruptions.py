@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from segmentation.stages import torch_rng
+from segmentation.common.stages import torch_rng
 from self_supervised import corruptions
 from self_supervised.corruptions import (
     Rates,

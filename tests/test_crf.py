@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from segmentation import crf
+from segmentation.model import crf
 
 
 def slow_mean_field(image, probability, side, iterations, appearance, smoothness, far, near, rest):

@@ -9,9 +9,10 @@ from conftest import LOOP, call
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from segmentation import diagnose, metrics
-from segmentation.datafolder import open_data
-from segmentation.runfiles import read_json, read_npz, run_script
+from segmentation import diagnose
+from segmentation.common.runfiles import read_json, read_npz, run_script
+from segmentation.data.datafolder import open_data
+from segmentation.model import metrics
 
 
 def rows_of(path):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import engine
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images, to_input
-from segmentation.losses import segmentation_loss, soft_dice_loss
-from segmentation.recipes import RECIPES, Recipe
-from segmentation.runfiles import UserError
-from segmentation.speed import Speed
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision
+from segmentation.common.runfiles import UserError
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images, to_input
+from segmentation.model import engine, inference
+from segmentation.model.losses import segmentation_loss, soft_dice_loss
+from segmentation.model.recipes import RECIPES, Recipe
+from segmentation.model.unet import UNet
 
 
 def test_soft_dice_by_hand():
@@ -40,12 +40,12 @@ def test_perfect_logits_have_no_loss():
 
 
 def test_batches_cover_everything_once():
-    parts = engine.batches(10, 4)
+    parts = inference.batches(10, 4)
     assert [list(range(10))[part] for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert engine.batches(0, 4) == []
+    assert inference.batches(0, 4) == []
 
 
-CPU = Speed(torch.device("cpu"))
+CPU = Precision(torch.device("cpu"))
 
 
 def discs(count=12, size=32, seed=0):
@@ -60,12 +60,12 @@ def discs(count=12, size=32, seed=0):
 SMALL = Recipe(lr=0.003, batch=4)
 
 
-def train(epochs, seed=0, images_masks=None, speed=CPU, recipe=SMALL):
+def train(epochs, seed=0, images_masks=None, precision=CPU, recipe=SMALL):
     torch.manual_seed(3)
     model = UNet(width=4, dropout=0.5)
     images, masks = images_masks or discs()
-    rows = engine.train(model, images, masks, recipe, epochs, seed, ("t",), speed)
-    return model, rows
+    how = {"recipe": recipe, "epochs": epochs, "stream": (seed, "t"), "precision": precision}
+    return model, engine.train(model, images, masks, **how)
 
 
 def test_training_learns_discs():
@@ -73,7 +73,7 @@ def test_training_learns_discs():
     assert [row["epoch"] for row in rows] == list(range(40))
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     images, masks = discs(seed=9)
-    predicted = engine.segment(model, images, 5, "cpu")
+    predicted = inference.segment(model, images, 5, "cpu")
     assert predicted.dtype == np.uint8 and set(np.unique(predicted)) <= {0, 1}
     overlap = 2 * (predicted * masks.numpy()).sum() / (predicted.sum() + masks.numpy().sum())
     assert overlap > 0.85
@@ -83,7 +83,7 @@ def test_the_strong_recipe_learns_discs_too():
     recipe = dataclasses.replace(RECIPES["strong"], batch=4)
     model, rows = train(60, recipe=recipe)
     images, masks = discs(seed=9)
-    predicted = engine.segment(model, images, 5, "cpu")
+    predicted = inference.segment(model, images, 5, "cpu")
     overlap = 2 * (predicted * masks.numpy()).sum() / (predicted.sum() + masks.numpy().sum())
     assert overlap > 0.9
     again = train(60, recipe=recipe)[1]
@@ -107,7 +107,8 @@ def test_deep_supervision_trains_the_heads():
     model = UNet(width=4, heads=True)
     images, masks = discs()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    engine.train(model, images, masks, Recipe(lr=0.003, batch=4), 1, 0, ("t",), CPU)
+    how = {"recipe": SMALL, "epochs": 1, "stream": (0, "t"), "precision": CPU}
+    engine.train(model, images, masks, **how)
     after = model.state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
 
@@ -120,7 +121,9 @@ def test_training_is_set_by_its_seed():
 
 
 def test_training_in_bfloat16_is_near_float32_and_is_not_float32():
-    exact, rough = (train(12, speed=Speed(CPU.device, amp))[1] for amp in (None, torch.bfloat16))
+    exact, rough = (
+        train(12, precision=Precision(CPU.device, amp))[1] for amp in (None, torch.bfloat16)
+    )
     losses = np.array([[row["loss"] for row in rows] for rows in (exact, rough)])
     assert np.isfinite(losses).all()
     np.testing.assert_allclose(*losses, rtol=0.05)
@@ -129,7 +132,7 @@ def test_training_in_bfloat16_is_near_float32_and_is_not_float32():
 
 
 def test_weights_stay_float32_under_autocast():
-    model, _ = train(1, speed=Speed(CPU.device, torch.bfloat16))
+    model, _ = train(1, precision=Precision(CPU.device, torch.bfloat16))
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
@@ -140,7 +143,8 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
     with torch.no_grad():
         model.head.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="t/5, epoch 0: the loss is nan"):
-        engine.train(model, images, masks, Recipe(), 1, 0, ("t", 5), CPU)
+        how = {"recipe": Recipe(), "epochs": 1, "stream": (0, "t", 5), "precision": CPU}
+        engine.train(model, images, masks, **how)
 
 
 def test_evaluation_names_each_image_and_ignores_the_batch(data):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import evaluate, metrics
-from segmentation.datafolder import open_data
-from segmentation.dataset import load_tensor
-from segmentation.runfiles import UserError, sha256_file, write_json
-from segmentation.unet import UNet, save_model
+from segmentation import evaluate
+from segmentation.common.runfiles import UserError, sha256_file, write_json
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import load_tensor
+from segmentation.model import metrics
+from segmentation.model.unet import UNet, save_model
 
 N, SIDE = 14, 32
 
@@ -48,7 +49,7 @@ def run_main(monkeypatch, weights, data, out, *more):
     evaluate.main()
 
 
-def test_files(weights, data, tmp_path, monkeypatch, capsys):
+def test_files(weights, data, tmp_path, monkeypatch, capsys, figures):
     out = tmp_path / "out"
     monkeypatch.setattr(evaluate.engine, "segment", lambda _, images, *__: mid_grey(images))
     run_main(monkeypatch, weights, data, out, "--batch", "4")
@@ -65,7 +66,14 @@ def test_files(weights, data, tmp_path, monkeypatch, capsys):
     assert (summary["n"], summary["split"], summary["synthetic"]) == (9, "test", True)
     assert summary["weights_sha256"] == sha256_file(weights)
     assert summary["data_fingerprint"] == opened.fingerprint
-    assert (out / "cases.png").stat().st_size > 10_000
+    panels = [axes.get_title() for axes in figures["cases.png"].axes]
+    assert [title.split(":")[0] for title in panels] == ["best"] * 3 + ["median"] * 3 + [
+        "worst"
+    ] * 3
+    dice = {
+        name: f"Dice {100 * row['dice']:.1f} %" for name, row in zip(ids, expected, strict=True)
+    }
+    assert all(dice[title.split()[1]] == title.splitlines()[1] for title in panels)
     printed = capsys.readouterr().out
     assert "1 of 10 test images have no mask: left out" in printed
     assert "9 test images (synthetic demo data): Dice" in printed

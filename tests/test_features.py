@@ -10,12 +10,12 @@ import torch
 import torchvision
 from torchvision.transforms import functional
 
-from segmentation import features
-from segmentation.datafolder import Data
-from segmentation.dataset import Images
-from segmentation.runfiles import UserError
-from segmentation.stages import torch_rng
-from segmentation.unet import UNet, encoder_sha256
+from segmentation.common.runfiles import UserError
+from segmentation.common.stages import torch_rng
+from segmentation.data.datafolder import Data
+from segmentation.data.images import Images
+from segmentation.model.unet import UNet, encoder_sha256
+from self_supervised import features
 from self_supervised.corruptions import Rates, corrupt
 
 NEVER = Rates(flip=0, shuffle=0, nonlinear=0, paint=0)

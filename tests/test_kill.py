@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import LOOP, PRETRAIN
 
-from segmentation.unet import encoder_sha256, load_encoder
+from segmentation.model.unet import encoder_sha256, load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120  # seconds until a moment that never comes fails the test

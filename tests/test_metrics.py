@@ -9,7 +9,7 @@ import pytest
 from isic_challenge_scoring.confusion import create_binary_confusion_matrix
 from isic_challenge_scoring.metrics import binary_jaccard, binary_threshold_jaccard
 
-from segmentation import metrics
+from segmentation.model import metrics
 
 
 def random_masks(seed, n=40, height=13, width=17):

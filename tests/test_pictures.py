@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import pictures
+from segmentation.common import pictures
 
 
 def colour_images(n, height=32, width=32, channels=3):

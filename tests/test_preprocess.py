@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import preprocess
-from segmentation import download, synthetic
-from segmentation.datafolder import open_data
-from segmentation.runfiles import UserError, sha256_file
+from segmentation.common.runfiles import UserError, sha256_file
+from segmentation.data import building, download, reading, splitting, synthetic
+from segmentation.data.datafolder import open_data
 from tests.helpers_preprocess import archive, blob, make_set, picture, save, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,13 +161,13 @@ def test_image_modes(tmp_path, mode):
     image = Image.fromarray(picture(0)).convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    assert preprocess.read_image(path)[0].mode == "RGB"
+    assert reading.read_image(path)[0].mode == "RGB"
 
 
 def test_sixteen_bit_image_is_refused(tmp_path):
     path = save(tmp_path / "a.png", picture(0, gray=True).astype(np.uint16) * 257)
     with pytest.raises(UserError, match=r"a\.png.*8 bits"):
-        preprocess.read_image(path)
+        reading.read_image(path)
 
 
 # Masks ------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ MASKS = {
 @pytest.mark.parametrize("kind", MASKS)
 def test_mask_modes(tmp_path, kind):
     MASKS[kind].save(tmp_path / "m.png")
-    mask, digest = preprocess.read_mask(tmp_path / "m.png", (40, 48))
+    mask, digest = reading.read_mask(tmp_path / "m.png", (40, 48))
     assert mask.dtype == bool and np.array_equal(mask, TRUTH)
     assert digest == sha256_file(tmp_path / "m.png")
 
@@ -232,7 +232,7 @@ def test_bad_mask_values(tmp_path, bad, kind):
 @pytest.mark.parametrize("value", [0, 1, 255])
 def test_constant_masks(tmp_path, value):
     path = save(tmp_path / "m.png", np.full((40, 48), value, np.uint8))
-    assert (preprocess.read_mask(path, (40, 48))[0] == (value > 0)).all()
+    assert (reading.read_mask(path, (40, 48))[0] == (value > 0)).all()
 
 
 # Resizing ---------------------------------------------------------------------------------------
@@ -254,14 +254,14 @@ def test_resize_is_antialiased_cubic(shape, size, noise):
     waves = np.stack([128 + 100 * np.sin(y / 9 + k) * np.cos(x / 7) for k in range(3)], 2)
     # Half the range: Pillow rounds and clips between its two passes, and noise would overshoot.
     array = picture(1, shape) // 2 + 64 if noise else waves.astype(np.uint8)
-    ours = preprocess.resize_image(Image.fromarray(array), size, gray=False)
+    ours = reading.resize_image(Image.fromarray(array), size, gray=False)
     assert ours.shape == (*size, 3) and ours.dtype == np.uint8
     assert np.abs(ours - torch_cubic(array, size)).max() <= 2
 
 
 def test_gray_is_the_luma_of_the_colours():
     array = picture(2, (100, 100))
-    ours = preprocess.resize_image(Image.fromarray(array), (32, 32), gray=True)
+    ours = reading.resize_image(Image.fromarray(array), (32, 32), gray=True)
     luma = (array @ [0.299, 0.587, 0.114]).round()[..., None].astype(np.uint8)
     assert ours.shape == (32, 32, 1)
     assert np.abs(ours - torch_cubic(luma, (32, 32))).max() <= 2
@@ -272,7 +272,7 @@ def test_mask_resize_is_nearest(shape, size):
     mask = blob(0, shape) > 0
     rows = ((np.arange(size[0]) + 0.5) * shape[0] / size[0]).astype(int)
     columns = ((np.arange(size[1]) + 0.5) * shape[1] / size[1]).astype(int)
-    ours = preprocess.resize_mask(mask, size)
+    ours = reading.resize_mask(mask, size)
     assert ours.dtype == np.uint8 and np.array_equal(ours, mask[np.ix_(rows, columns)])
 
 
@@ -284,21 +284,21 @@ def names(count, prefix="I"):
 
 
 def test_paper_split():
-    counts = preprocess.resolve_counts(2000, None, None)
-    pool, test = preprocess.random_split(names(2000), [], *counts, seed=0)
+    counts = splitting.resolve_counts(2000, None, None)
+    pool, test = splitting.random_split(names(2000), [], *counts, seed=0)
     assert (len(pool), len(test)) == (1600, 400)
     assert sorted(pool + test) == list(names(2000)) and pool == sorted(pool)
-    again = preprocess.random_split(names(2000), [], *counts, seed=0)
+    again = splitting.random_split(names(2000), [], *counts, seed=0)
     assert again == (pool, test)
-    assert preprocess.random_split(names(2000), [], *counts, seed=1)[1] != test
+    assert splitting.random_split(names(2000), [], *counts, seed=1)[1] != test
     half = sum(name < "I1000" for name in test)
     assert 150 < half < 250  # shuffled, not a block
 
 
 def test_unlabelled_images_do_not_change_the_split():
     more = names(50) | {f"U{i}": False for i in range(7)}
-    pool, test = preprocess.random_split(names(50), [], None, 10, seed=3)
-    assert preprocess.random_split(more, [], None, 10, seed=3) == (
+    pool, test = splitting.random_split(names(50), [], None, 10, seed=3)
+    assert splitting.random_split(more, [], None, 10, seed=3) == (
         sorted([*pool, *(f"U{i}" for i in range(7))]),
         test,
     )
@@ -311,7 +311,7 @@ def test_unlabelled_images_do_not_change_the_split():
      (0, None, None, (None, 0))],
 )  # fmt: skip
 def test_counts(labelled, pool, test, expected):
-    assert preprocess.resolve_counts(labelled, pool, test) == expected
+    assert splitting.resolve_counts(labelled, pool, test) == expected
 
 
 def possible_sums(sizes):
@@ -326,12 +326,12 @@ def test_identical_images_never_straddle_and_counts_are_exact():
     for trial in range(400):
         ids = [f"I{i:03d}" for i in range(rng.integers(2, 40))]
         keys = rng.integers(0, rng.integers(1, 2 * len(ids)), len(ids)).tolist()
-        duplicates = preprocess.equal_groups(ids, keys)
+        duplicates = splitting.equal_groups(ids, keys)
         groups = [[i for i, k in zip(ids, keys, strict=True) if k == key] for key in set(keys)]
         assert sorted(map(sorted, duplicates)) == sorted(g for g in groups if len(g) > 1)
         labelled = dict.fromkeys(ids, True)
         wanted = int(rng.integers(0, len(ids)))
-        pool, test = preprocess.random_split(labelled, duplicates, None, wanted, seed=trial)
+        pool, test = splitting.random_split(labelled, duplicates, None, wanted, seed=trial)
         assert sorted(pool + test) == ids
         for group in groups:
             assert set(group) <= set(pool) or set(group) <= set(test)
@@ -346,8 +346,8 @@ def test_identical_images_with_all_options():
         keys = [int(k) if k < 6 else 100 + i for i, k in enumerate(rng.integers(0, 30, 60))]
         labelled = {name: bool(rng.random() < 0.9) for name in ids}
         total = sum(labelled.values())
-        pool, test = preprocess.random_split(
-            labelled, preprocess.equal_groups(ids, keys), total - 25, 10, seed=trial
+        pool, test = splitting.random_split(
+            labelled, splitting.equal_groups(ids, keys), total - 25, 10, seed=trial
         )
         key = dict(zip(ids, keys, strict=True))
         assert not {key[i] for i in pool} & {key[i] for i in test}
@@ -432,7 +432,7 @@ def test_second_call_does_nothing(tmp_path, capsys, monkeypatch):
     make(*words)
     before = snapshot(tmp_path / "d")
     capsys.readouterr()
-    monkeypatch.setattr(preprocess, "decode", None)
+    monkeypatch.setattr(reading, "decode", None)
     make(*words, "--workers", 1)
     out = capsys.readouterr().out
     assert out.startswith("already done") and out.count("\n") == 1
@@ -522,14 +522,14 @@ def test_killed_call_leaves_nothing_in_place(tmp_path):
 
 
 def test_no_room_on_the_disk(tmp_path, bad, monkeypatch):
-    usage = preprocess.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(preprocess.shutil, "disk_usage", lambda folder: usage)
+    usage = building.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda folder: usage)
     bad("--demo", 3, "--size", 32, "--out", tmp_path / "d", names="free some space")
 
 
 def test_window_bounds_what_is_under_way():
     started, taken = [], 0
-    for _ in preprocess.in_order(started.append, range(200), workers=2):
+    for _ in reading.in_order(started.append, range(200), workers=2):
         taken += 1
         assert len(started) <= taken + 3 * 2
     assert taken == 200
@@ -556,11 +556,11 @@ def test_every_cut_of_a_file_is_an_error_or_the_picture(tmp_path):
     for name in ("a.jpg", "a.png"):
         path = save(tmp_path / name, picture(0, (60, 60)))
         content = path.read_bytes()
-        whole = np.asarray(preprocess.read_image(path)[0])
+        whole = np.asarray(reading.read_image(path)[0])
         for cut in range(0, len(content), 97):
             path.write_bytes(content[:cut])
             try:
-                assert np.array_equal(np.asarray(preprocess.read_image(path)[0]), whole)
+                assert np.array_equal(np.asarray(reading.read_image(path)[0]), whole)
             except UserError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
 
@@ -926,9 +926,9 @@ def test_released_masks_lose_all_but_exact_255(size):
     mask = blob(3, (64, 64)) > 0
     mask[20:60, 10:50] = True
     values = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_CUBIC)
-    left = preprocess.resize_mask_as_released(mask, size)
+    left = reading.resize_mask_as_released(mask, size)
     assert left.dtype == np.uint8 and np.array_equal(left, (values == 255).astype(np.uint8))
-    assert 0 < left.sum() < preprocess.resize_mask(mask, size).sum()
+    assert 0 < left.sum() < reading.resize_mask(mask, size).sum()
 
 
 def test_released_masks_are_another_data_folder_of_the_same_images(tmp_path):

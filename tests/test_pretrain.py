@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import PRETRAIN, call, command_line
 
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images, load_tensor, to_input
-from segmentation.runfiles import read_csv
-from segmentation.stages import torch_rng
-from segmentation.unet import encoder_sha256, load_encoder, load_model
+from segmentation.common.runfiles import read_csv
+from segmentation.common.stages import torch_rng
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images, load_tensor, to_input
+from segmentation.model.unet import encoder_sha256, load_encoder, load_model
 from self_supervised import pretrain
 from self_supervised.corruptions import corrupt
 from self_supervised.processes import Processes

@@ -10,11 +10,11 @@ import torch
 from conftest import command_line
 from test_kill import no_leftovers
 
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images
-from segmentation.runfiles import derived_seed, read_csv
-from segmentation.stages import read_torch
-from segmentation.unet import UNet, load_model
+from segmentation.common.runfiles import derived_seed, read_csv
+from segmentation.common.stages import read_torch
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images
+from segmentation.model.unet import UNet, load_model
 from self_supervised import pretrain
 from self_supervised.processes import Processes
 
@@ -26,7 +26,7 @@ DRIVER = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch
-from segmentation.runfiles import run_script
+from segmentation.common.runfiles import run_script
 from self_supervised import pretrain
 
 if "OWN_STATISTICS" not in os.environ:

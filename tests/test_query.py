@@ -6,47 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from segmentation import query
-from segmentation.coldstart import proportional_quotas, saal
+from segmentation.selection import query
 
 SETTINGS = query.CealSettings()
 
 
 def test_highest_by_hand():
     assert query.highest([0.1, 0.9, 0.5, 0.9], 3).tolist() == [1, 3, 2]
-
-
-def test_saal_continues_the_cold_start():
-    rng = np.random.default_rng(0)
-    cluster, distance = rng.integers(0, 5, 100), rng.random(100)
-    labelled = np.zeros(100, dtype=bool)
-    labelled[saal(cluster, distance, 20)] = True
-    for _ in range(8):
-        asked = query.saal(cluster, distance, labelled, 10)
-        assert len(set(asked.tolist())) == 10 and not labelled[asked].any()
-        labelled[asked] = True
-        target = proportional_quotas(np.bincount(cluster), int(labelled.sum()))
-        assert np.abs(np.bincount(cluster[labelled]) - target).max() <= 1
-        for k in range(5):  # in each cluster it is still the nearest ones that are labelled
-            inside = cluster == k
-            if (inside & ~labelled).any():
-                assert distance[inside & labelled].max() <= distance[inside & ~labelled].min()
-    assert labelled.all()
-
-
-def test_saal_from_any_labelled_set():
-    rng = np.random.default_rng(1)
-    for _ in range(200):
-        count = int(rng.integers(5, 80))
-        cluster, distance = rng.integers(0, 6, count), rng.random(count)
-        labelled = rng.random(count) < rng.random()
-        left = int((~labelled).sum())
-        if not left:
-            continue
-        budget = int(rng.integers(1, left + 1))
-        asked = query.saal(cluster, distance, labelled, budget)
-        assert len(asked) == len(set(asked.tolist())) == budget
-        assert not labelled[asked].any()
 
 
 @pytest.mark.parametrize("kind", ["uniform", "zero", "heavy", "few"])
@@ -165,7 +131,6 @@ RULES = {
     "power": lambda z, scores, budget, rng: query.power(scores, budget, rng),
     "power 8": lambda z, scores, budget, rng: query.power(scores, budget, rng, beta=8),
     "batches": lambda z, scores, budget, rng: query.stochastic_batches(scores, budget, rng),
-    "batches 5": lambda z, scores, budget, rng: query.stochastic_batches(scores, budget, rng, 5),
     "badge": query.badge,
     "badge labelled": lambda z, scores, budget, rng: query.badge(
         z, scores, budget, rng, z[::2].copy()
@@ -256,18 +221,16 @@ def test_stochastic_batches_takes_the_better_half_of_each_order():
     assert seen == {tuple(sorted(half)) for half in halves}  # any order is as likely
 
 
-@pytest.mark.parametrize("partitions", [1, 4])
-def test_stochastic_batches_against_a_slow_search(partitions):
+def test_stochastic_batches_against_a_slow_search():
     for seed in range(50):
         rng = np.random.default_rng(seed)
         scores, budget = rng.random(23), int(rng.integers(1, 12))
         best, rng = (-1, None), np.random.default_rng(seed)
-        for _ in range(partitions):
-            order = rng.permutation(23).tolist()
-            for batch in range(23 // budget):
-                part = order[batch * budget : (batch + 1) * budget]
-                best = max(best, (sum(scores[part]) / budget, part))
-        chosen = query.stochastic_batches(scores, budget, np.random.default_rng(seed), partitions)
+        order = rng.permutation(23).tolist()
+        for batch in range(23 // budget):
+            part = order[batch * budget : (batch + 1) * budget]
+            best = max(best, (sum(scores[part]) / budget, part))
+        chosen = query.stochastic_batches(scores, budget, np.random.default_rng(seed))
         assert sorted(chosen.tolist()) == sorted(best[1])
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from segmentation import report
-from segmentation.runfiles import run_script
+from results import update_readme
+from segmentation.common.runfiles import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_results_tables_are_the_measured_ones():
-    assert README.count("<!-- from results/") >= 2
-    assert report.filled(README, ROOT) == README
+    assert "<!-- from results/" in README
+    assert update_readme.filled(README, ROOT) == README
 
 
 def test_blocks_are_filled_from_their_files(tmp_path, monkeypatch, capsys):
@@ -25,8 +25,8 @@ def test_blocks_are_filled_from_their_files(tmp_path, monkeypatch, capsys):
     readme.write_text("Before\n\n<!-- from results/t.md -->\nold\n<!-- end -->\n\nafter | this\n")
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["report.py", "--readme", str(readme), *words])
-        run_script(report.main)
+        monkeypatch.setattr(sys, "argv", ["update_readme.py", "--readme", str(readme), *words])
+        run_script(update_readme.main)
 
     with pytest.raises(SystemExit) as stop:
         call("--check")
@@ -53,12 +53,12 @@ def test_every_linked_file_exists():
 
 def test_every_named_option_exists():
     """Options in the README's commands are options of the scripts that it calls."""
-    shared = (ROOT / "segmentation/speed.py").read_text(encoding="utf-8")
+    shared = (ROOT / "segmentation/common/precision.py").read_text(encoding="utf-8")
     for line in README.replace("\\\n", " ").splitlines():
         call = re.match(r"(?:python|torchrun [^.]*) (\S+\.py) (.*)", line)
         if call:
             source = (ROOT / call[1]).read_text(encoding="utf-8")
-            if "from segmentation.speed import" in source:
+            if "from segmentation.common.precision import" in source:
                 source += shared
             for option in re.findall(r"--[a-z][a-z0-9-]*", call[2]):
                 option = re.sub("^--no-(?=tf32$)", "--", option)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from segmentation import engine
-from segmentation.recipes import RECIPES, Recipe, epochs_of
+from segmentation.model import engine
+from segmentation.model.recipes import RECIPES, Recipe, epochs_of
 
 
 def test_the_papers_numbers():

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 
-from segmentation.datafolder import open_data
+from segmentation.data.datafolder import open_data
 from tests.helpers_preprocess import make_set
 
 ROOT = Path(__file__).resolve().parents[1]

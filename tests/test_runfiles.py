@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import runfiles, stages
-from segmentation.runfiles import UserError
+from segmentation.common import runfiles, stages
+from segmentation.common.runfiles import UserError
 
 
 def test_streams_are_named_and_stable():

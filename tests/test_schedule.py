@@ -52,12 +52,19 @@ def test_calls_of_a_list(data, tmp_path):
     assert second.returncode == 0 and second.stdout.count("finished already") == 3
 
 
-@pytest.mark.parametrize(("words", "message"), [(["--jobs", "0"], "--jobs"), ([], "script")])
-def test_bad_input(words, message):
+@pytest.mark.parametrize(
+    ("words", "lines", "message"),
+    [
+        (["--jobs", "0"], "", "argument --jobs: 0 is not a positive number"),
+        (["--jobs", "all"], "", "argument --jobs: invalid"),
+        ([], "good script.py\n'open script.py\n", "call 2: No closing quotation"),
+    ],
+)
+def test_bad_input(words, lines, message):
     result = subprocess.run(
         [sys.executable, "segmentation/schedule.py", *words],
         cwd=ROOT,
-        input="",
+        input=lines,
         capture_output=True,
         text=True,
     )

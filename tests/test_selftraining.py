@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import selftraining
-from segmentation.speed import Speed
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision
+from segmentation.model import selftraining
+from segmentation.model.unet import UNet
 
-CPU = Speed(torch.device("cpu"))
+CPU = Precision(torch.device("cpu"))
 
 
 def network():

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from scipy.integrate import trapezoid
 
-from segmentation import significance
-from segmentation.significance import (
+from segmentation.analysis import significance
+from segmentation.analysis.significance import (
     area_under_curve,
     bootstrap_draws,
     effect_size,

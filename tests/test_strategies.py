@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import query
-from segmentation.datafolder import open_data
-from segmentation.dataset import Images
-from segmentation.runfiles import UserError
-from segmentation.speed import Speed
-from segmentation.strategies import COLD_STARTS, NEED_FEATURES, QUERIES, Answer, View, ask
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images
+from segmentation.model.inference import Inference
+from segmentation.model.unet import UNet
+from segmentation.selection import query
+from segmentation.selection.strategies import COLD_STARTS, QUERIES, Answer, Strategy, View, ask
 
 COUNT = 48  # of the pool of the fixture `data`
 
@@ -53,7 +53,7 @@ def make_view(data, arrays, model):
             model=model,
             passes=3,
             stream=(seed, "dropout"),
-            how=(7, Speed(torch.device("cpu")), lambda n: None),
+            inference=Inference(7, Precision(torch.device("cpu"))),
             ceal=query.CealSettings(),
         )
 
@@ -91,21 +91,32 @@ def test_saal_of_two_steps_is_that_of_one(make_view):
     assert set(first) | set(second) == set(at_once)
 
 
-def test_who_needs_features(make_view):
-    def read(name):
-        raise UserError("no features")
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_strategy_reads_what_it_says(make_view, arrays, name):
+    """Arms are refused by it: a modifier of the features does nothing for a rule without them."""
+    read = set()
 
-    for name in QUERIES:
-        view = dataclasses.replace(make_view((1, 2)), read=read)
-        if name in NEED_FEATURES:
-            with pytest.raises(UserError, match="no features"):
-                ask(QUERIES[name], view, 4)
-        else:
-            assert len(ask(QUERIES[name], view, 4).places) == 4
+    def watched(array):
+        read.add(array)
+        return arrays[array]
+
+    ask(QUERIES[name], dataclasses.replace(make_view((1, 2)), read=watched), 4)
+    assert read == QUERIES[name].reads
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_strategy_draws_if_it_says_so(make_view, name):
+    """Arms are refused by it too: +draw1 does nothing for a rule without chance."""
+    choices = set()
+    for seed in range(8):
+        view = make_view(() if name in COLD_STARTS else (1, 2))
+        answer = ask(QUERIES[name], dataclasses.replace(view, rng=np.random.default_rng(seed)), 8)
+        choices.add((tuple(answer.places), tuple(answer.pseudo)))
+    assert (len(choices) > 1) == QUERIES[name].draws
 
 
 def test_uncertainty_herding_with_equal_uncertainty_is_herding(make_view, monkeypatch):
-    from segmentation import strategies
+    from segmentation.selection import strategies
 
     monkeypatch.setattr(
         strategies.uncertainty, "score_entropy", lambda model, images, *how: np.ones(len(images))
@@ -120,6 +131,6 @@ def test_uncertainty_herding_with_equal_uncertainty_is_herding(make_view, monkey
 )
 def test_a_strategy_that_breaks_its_word_is_stopped(make_view, places):
     with pytest.raises(AssertionError):
-        ask(lambda view, budget: np.array(places), make_view((0,)), 3)
+        ask(Strategy(lambda view, budget: np.array(places), ""), make_view((0,)), 3)
     with pytest.raises(AssertionError):
-        ask(lambda view, budget: Answer(np.array(places)), make_view((0,)), 3)
+        ask(Strategy(lambda view, budget: Answer(np.array(places)), ""), make_view((0,)), 3)

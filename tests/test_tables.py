@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from segmentation import metrics, significance, tables
-from segmentation.runfiles import UserError, run_script, write_csv, write_json
-from segmentation.runs import MEND, by_arm, combine_draws, read_runs
+from segmentation import tables
+from segmentation.analysis import comparisons, markdown, significance
+from segmentation.analysis.runs import FIX, by_arm, combine_draws, read_runs
+from segmentation.common.runfiles import UserError, run_script, write_csv, write_json
+from segmentation.model import metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,12 +62,18 @@ def run_main(monkeypatch, *words):
     tables.main()
 
 
+def shown(figure):
+    """The axes of a figure with one panel, and the names in its legend, from top to bottom."""
+    (axes,), (legend,) = figure.axes, figure.legends
+    return axes, [text.get_text() for text in legend.get_texts()]
+
+
 def read(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_table(runs, monkeypatch, capsys):
+def test_table(runs, monkeypatch, capsys, figures):
     run_main(monkeypatch, "--runs", runs)
     out = runs.parent / "tables"
     full, random, saal = read(out / "table.csv")
@@ -81,7 +89,10 @@ def test_table(runs, monkeypatch, capsys):
     assert "different seeds, so their means do not compare one to one: 0 (full); 0, 1, 2" in text
     assert "Synthetic" not in text
     assert text.endswith(f"Made with `python segmentation/tables.py --runs {runs}`\n")
-    assert (out / "learning_curves.png").stat().st_size > 10_000
+    axes, names = shown(figures["learning_curves.png"])
+    assert names == ["full (100 labels)", "saal", "random"]
+    assert axes.get_xlabel() == "labelled images"
+    assert axes.get_ylabel() == "Dice on the test images (%)"
     printed = capsys.readouterr().out
     assert text in printed
     assert str(out / "learning_curves.png") in printed
@@ -120,8 +131,8 @@ def test_no_common_seed(tmp_path):
     write_run(tmp_path, "a", 0, (0.5, 0.6))
     write_run(tmp_path, "b", 1, (0.5, 0.7))
     groups = by_arm(read_runs(tmp_path)[0])
-    row = tables.final_rows(groups, "a")[1]
-    assert tables.difference_text(row) == "no common seed"
+    row = comparisons.final_rows(groups, "a")[1]
+    assert markdown.difference_text(row) == "no common seed"
 
 
 def test_unfinished_runs_are_named(runs, monkeypatch):
@@ -158,7 +169,7 @@ def test_bad_input(runs, tmp_path):
     assert "has other test images" in message()
     path = folder / "round_01" / "metrics.csv"
     path.write_text("id,dice\na,1\n")
-    assert message(arms=["a-other-ids"]) == (f"{path}: has no row or no column jaccard; {MEND}")
+    assert message(arms=["a-other-ids"]) == (f"{path}: has no row or no column jaccard; {FIX}")
     path.write_text(",".join(["id", *metrics.NAMES]) + "\na" + 7 * ",x" + "\n")
     assert "not a number" in message(arms=["a-other-ids"])
     path.unlink()
@@ -240,7 +251,7 @@ def test_images_are_paired_by_id(tmp_path):
         write_run(tmp_path, "same", seed, (0.5, 0.6), ids="ba")
     groups = by_arm(read_runs(tmp_path)[0])
     assert groups["same"][0].dice == pytest.approx(groups["base"][0].dice[::-1])
-    row = tables.significance_rows(groups, "base")[0][0]
+    row = comparisons.significance_rows(groups, "base")[0][0]
     assert row["difference"] == pytest.approx(0) and row["difference_high"] > 0.01
 
 
@@ -281,8 +292,8 @@ def test_holm_within_each_number_of_labels(tmp_path):
         for arm, shift in enumerate((0.001, 0.02, 0.1)):
             noise = 0.03 * (-1) ** seed
             write_run(tmp_path, f"arm{arm}", seed, (0.5 + shift + noise, 0.5 + 2 * shift - noise))
-    rows, _ = tables.significance_rows(by_arm(read_runs(tmp_path)[0]), "base")
-    for labels in (10, 20, tables.AREA):
+    rows, _ = comparisons.significance_rows(by_arm(read_runs(tmp_path)[0]), "base")
+    for labels in (10, 20, comparisons.AREA):
         family = [row for row in rows if row["labels"] == labels]
         expected = significance.holm([row["p"] for row in family])
         assert len(family) == 3 and [row["p_holm"] for row in family] == expected
@@ -362,7 +373,7 @@ def test_rank_curves(runs):
     write_run(runs, "tied", 1, (0.6, 0.76))
     write_run(runs, "saal+draw0", 0, (0.99, 0.99))  # not ranked
     groups, _ = combine_draws(by_arm(read_runs(runs)[0]))
-    curves = tables.rank_curves(groups)
+    curves = comparisons.rank_curves(groups)
     assert curves.pop("full") == ([], [])
     # At 20 labels, seed 0: saal, then random and tied alike; seed 1: tied, saal, random.
     assert curves["random"] == ([10, 20], [2, 2.75])
@@ -370,31 +381,41 @@ def test_rank_curves(runs):
     assert curves["tied"] == ([10, 20], [2, 1.75])
     assert curves["saal+draws (mean of 1)"] == ([], [])
     fewer = [replace(run, labels=[10, 30]) for run in groups["tied"]]
-    curves = tables.rank_curves({**groups, "tied": fewer})
+    curves = comparisons.rank_curves({**groups, "tied": fewer})
     assert curves["tied"][0] == curves["saal"][0] == [10]  # 20 and 30 have fewer arms to rank
 
 
-def test_pictures(runs, monkeypatch, capsys):
+def test_pictures(runs, monkeypatch, capsys, figures):
     out = runs.parent / "tables"
     run_main(monkeypatch, "--runs", runs)
     assert not (out / "ranks.png").exists()
-    everything = (out / "learning_curves.png").read_bytes()
-    run_main(monkeypatch, "--runs", runs, "--baseline", "random", "--curves", "saal", "full")
-    assert (out / "learning_curves.png").read_bytes() != everything
-    assert len(read(out / "rounds.csv")) == 5, "--curves limits the pictures alone"
-    assert (out / "ranks.png").stat().st_size > 10_000
+    run_main(monkeypatch, "--runs", runs, "--baseline", "random")
+    axes, names = shown(figures["ranks.png"])
+    assert names == ["saal", "random"]
+    assert [tuple(line.get_xdata()) for line in axes.lines] == [(10, 20), (10, 20)]
+    assert axes.get_ylabel() == "mean rank in Dice (1 is best)"
     assert str(out / "ranks.png") in capsys.readouterr().out
+
+
+def test_what_the_modifiers_mean_stands_below_the_table(runs, monkeypatch):
+    write_run(runs, "random+scratch+k7", 0, (0.6, 0.70))
+    write_run(runs, "by hand+luck", 0, (0.6, 0.70))  # no arm of run.sh, and no reason to refuse it
+    run_main(monkeypatch, "--runs", runs)
+    text = (runs.parent / "tables" / "table.md").read_text()
+    scratch = "`+scratch`: start from random weights, in place of INIT"
+    assert f"In the names of arms: {scratch}; `+k7`: 7 clusters, in place of K." in text
+    run_main(monkeypatch, "--runs", runs, "--arms", "random", "saal")
+    assert "In the names" not in (runs.parent / "tables" / "table.md").read_text()
 
 
 def test_unknown_arms_of_options(runs, monkeypatch):
     words = ["--runs", runs, "--baseline", "random"]
-    for option in ("--bound", "--curves"):
-        with pytest.raises(UserError, match=f"{option} ceal: no finished run of it; give one of"):
-            run_main(monkeypatch, *words, option, "ceal")
+    with pytest.raises(UserError, match="--bound ceal: no finished run of it; give one of"):
+        run_main(monkeypatch, *words, "--bound", "ceal")
     run_main(monkeypatch, "--runs", runs, "--bound", "full")
     text = (runs.parent / "tables" / "table.md").read_text()
     assert "No baseline, so no labels to reach the Dice of full." in text
-    run_main(monkeypatch, *words, "--bound", "ceal", "--curves", "ceal", "saal", "--partial")
+    run_main(monkeypatch, *words, "--bound", "ceal", "--partial")
     text = (runs.parent / "tables" / "summary.md").read_text()
     assert "No finished run of ceal, so no labels to reach its Dice." in text
     assert "labels for" not in text

@@ -6,17 +6,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from segmentation import engine, teacher
-from segmentation.augment import draw
-from segmentation.recipes import Recipe
-from segmentation.speed import Speed
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision
+from segmentation.model import engine, teacher
+from segmentation.model.augment import draw
+from segmentation.model.recipes import Recipe
+from segmentation.model.unet import UNet
 
-CPU = Speed(torch.device("cpu"))
+CPU = Precision(torch.device("cpu"))
 
 
 class Pool:
-    """uint8 images by position, as dataset.Images."""
+    """uint8 images by position, as images.Images."""
 
     device = torch.device("cpu")
 
@@ -102,7 +102,8 @@ def test_training_with_a_teacher_uses_the_unlabelled_images():
     def train(images):
         model = network()
         own = images and teacher.Teacher(model, images, generator())
-        engine.train(model, labelled, masks, Recipe(lr=0.01), 6, 0, ("t",), CPU, teacher=own)
+        how = {"recipe": Recipe(lr=0.01), "epochs": 6, "stream": (0, "t"), "precision": CPU}
+        engine.train(model, labelled, masks, teacher=own, **how)
         return SimpleNamespace(model=model, teacher=own)
 
     alone, one, other = train(None), train(pool()), train(Pool(pool().images.flip(0)))

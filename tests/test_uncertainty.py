@@ -8,13 +8,14 @@ import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch.nn.functional import dropout
 
-from segmentation import uncertainty
-from segmentation.dataset import to_input
-from segmentation.runfiles import UserError, derived_seed
-from segmentation.speed import Speed
-from segmentation.unet import UNet
+from segmentation.common.precision import Precision
+from segmentation.common.runfiles import UserError, derived_seed
+from segmentation.data.images import to_input
+from segmentation.model import inference
+from segmentation.model.unet import UNet
+from segmentation.selection import uncertainty
 
-CPU = Speed(torch.device("cpu"))
+CPU = Precision(torch.device("cpu"))
 
 
 def test_binary_entropy():
@@ -190,7 +191,7 @@ def test_ceal_scores_are_variance_times_distance_of_each_batch(model, images):
 
 
 def test_scores_in_bfloat16_are_near_those_in_float32(model, images):
-    rough = Speed(CPU.device, torch.bfloat16)
+    rough = Precision(CPU.device, torch.bfloat16)
     ceal = [uncertainty.score_ceal(model, images, 5, (0, "x"), 3, how) for how in (CPU, rough)]
     entropy = [uncertainty.score_entropy(model, images, 3, how) for how in (CPU, rough)]
     for exact, near, tolerance in ((*ceal, 0.2), (*entropy, 0.01)):
@@ -346,7 +347,7 @@ def test_pooled_bottleneck_is_that_of_this_model_in_evaluation_mode(model, image
 
 @torch.no_grad()
 def test_lesion_probabilities(model, images):
-    p = uncertainty.lesion_probabilities(model, images, 3, CPU)
+    p = inference.lesion_probabilities(model, images, 3, CPU)
     assert p.dtype == np.float32
     np.testing.assert_allclose(p, model(to_input(images))[:, 0].sigmoid().numpy(), atol=1e-6)
 
@@ -358,7 +359,7 @@ EVERY = {
     uncertainty.score_entropy: (),
     uncertainty.score_margin: (),
     uncertainty.score_dsal: (),
-    uncertainty.lesion_probabilities: (),
+    inference.lesion_probabilities: (),
     uncertainty.pooled_bottleneck: (),
 }
 
@@ -381,7 +382,7 @@ def test_what_all_have_in_common(function, model, images):
     if not more:  # dropout masks are drawn by batch
         one = function(deep, images, 1, CPU)
         np.testing.assert_allclose(one, values, rtol=1e-4, atol=1e-5)
-    rough = function(deep, images, *more, 3, Speed(CPU.device, torch.bfloat16))
+    rough = function(deep, images, *more, 3, Precision(CPU.device, torch.bfloat16))
     assert rough.dtype == values.dtype and (rough != values).any()
     assert np.abs(rough - values).mean() < 0.1 * np.abs(values).mean()
 

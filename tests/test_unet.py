@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from segmentation.losses import deep_supervision_loss, segmentation_loss
-from segmentation.runfiles import UserError
-from segmentation.stages import write_torch
-from segmentation.unet import (
+from segmentation.common.runfiles import UserError
+from segmentation.common.stages import write_torch
+from segmentation.model.losses import deep_supervision_loss, segmentation_loss
+from segmentation.model.unet import (
     UNet,
     architecture,
     encoder_sha256,

@@ -1,0 +1,172 @@
+"""Rows as Markdown: numbers in percent with what they may vary by, and what the columns mean."""
+
+from segmentation.model import metrics
+
+TITLES = {
+    "dice": "Dice %",
+    "jaccard": "Jaccard %",
+    "thresholded_jaccard": "Thr. Jaccard %",
+    "sensitivity": "Sensitivity %",
+    "specificity": "Specificity %",
+    "pixel_accuracy": "Pixel acc. %",
+    "hd95": "HD95 px",
+}
+DEFINITIONS = (
+    "Each metric is computed per test image and averaged. Dice = 2TP/(2TP+FP+FN), "
+    "Jaccard = TP/(TP+FP+FN), Thr. Jaccard = Jaccard, but 0 where below 0.65 (ISIC 2018), "
+    "Sensitivity = TP/(TP+FN), Specificity = TN/(TN+FP), Pixel acc. = (TP+TN)/all, "
+    "HD95 = 95th percentile of the distances between the two outlines in pixels. "
+    "± is the sample standard deviation over seeds (–: one seed)."
+)
+COMPARED = (
+    "Differences are paired, the same seed and the same test image, in Dice points. Their interval "
+    "and p come from a bootstrap over seeds and test images with the wider tails of few seeds; "
+    "p (Holm) is corrected for the number of arms at the same labels, draws apart. g is the mean "
+    "difference over seeds by its standard deviation, with Hedges' correction and the interval of "
+    "the noncentral t. The area under the curve is the mean Dice along log2 of the labels that "
+    "both arms have. The .csv file also has the t-interval over seeds and the p value of "
+    "Wilcoxon's test over images (differences averaged over seeds)."
+)
+SUMMARISED = (
+    "The area under the learning curve is the mean Dice along log2 of the labels (column budgets: "
+    "those that the arm and {baseline} both have), ± the standard deviation over seeds; the "
+    "difference is paired by seed and test image, its interval a bootstrap over both."
+)
+REACHED = (
+    "Labels to reach the Dice {target}: where the mean curve first crosses it, on a straight line "
+    "over log2 of the labels (≤: from the first budget on; >: not with the most that it had); in "
+    "brackets the seeds whose own curve reaches it."
+)
+SHARE = 0.95  # of full supervision, a target
+
+
+def plus_minus(middle, sd, scale=100):
+    """`81.3 ± 0.4`, in percent unless `scale` is 1."""
+    return f"{scale * middle:.1f} ± " + ("–" if sd is None else f"{scale * sd:.1f}")
+
+
+def with_interval(value, low, high, scale=100):
+    """`+1.2 [-0.3, +2.7]`, in Dice points unless `scale` is 1; – for what is None."""
+    if value is None:
+        return "–"
+    ends = "–" if low is None else f"[{scale * low:+.1f}, {scale * high:+.1f}]"
+    return f"{scale * value:+.1f} {ends}"
+
+
+def interval_text(row, name, scale=100):
+    """The same from the three `columns` of an Interval in a row."""
+    return with_interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), scale)
+
+
+def p_text(p):
+    """A p value with three digits."""
+    return "–" if p is None else f"{p:.3f}"
+
+
+def markdown(header, rows):
+    """A Markdown table; the first column to the left, the others to the right."""
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def difference_text(row):
+    """`+1.2 [-0.3, +2.7], n = 3` in Dice points, from a row of table.csv."""
+    n = row["dice_vs_baseline_n"]
+    if n == 0:
+        return "no common seed"
+    names = ("difference", "low", "high")
+    return f"{with_interval(*(row[f'dice_vs_baseline_{name}'] for name in names))}, n = {n}"
+
+
+def final_markdown(rows, baseline=None):
+    """The main table as Markdown."""
+    header = ["arm", "labels", "seeds", *TITLES.values()]
+    if baseline:
+        header.append(f"Dice points over {baseline} [95 %]")
+    lines = []
+    for row in rows:
+        line = [row["arm"], row["labels"], row["seeds"]]
+        for name in metrics.NAMES:
+            scale = 1 if name == "hd95" else 100
+            line.append(plus_minus(row[f"{name}_mean"], row[f"{name}_sd"], scale))
+        if baseline:
+            line.append("baseline" if row["arm"] == baseline else difference_text(row))
+        lines.append(line)
+    return markdown(header, lines)
+
+
+def rounds_markdown(rows):
+    """Dice in percent as Markdown: a row per arm, a column per number of labels."""
+    cells = {
+        (row["arm"], row["labels"]): plus_minus(row["dice_mean"], row["dice_sd"]) for row in rows
+    }
+    columns = sorted({row["labels"] for row in rows})
+    lines = [
+        [arm, *(cells.get((arm, labels), "") for labels in columns)]
+        for arm in dict.fromkeys(row["arm"] for row in rows)
+    ]
+    return markdown(["Dice % at labels", *columns], lines)
+
+
+def significance_markdown(rows, baseline):
+    """The comparisons with the baseline as Markdown."""
+    header = ["arm", "labels", f"Dice points over {baseline} [95 %]", "p", "p (Holm)", "g [95 %]"]
+    lines = [
+        [
+            row["arm"],
+            row["labels"],
+            interval_text(row, "difference"),
+            p_text(row["p"]),
+            p_text(row["p_holm"]),
+            interval_text(row, "effect_size", scale=1),
+            row["seeds"],
+        ]
+        for row in rows
+    ]
+    return markdown([*header, "seeds"], lines)
+
+
+def summary_markdown(rows, baseline, bound=None):
+    """The summary as Markdown."""
+    header = ["arm", "seeds", "budgets", "area, Dice %", f"points over {baseline} [95 %]"]
+    header.append("p (Holm)")
+    if bound:
+        header.append(f"labels for {100 * SHARE:.0f} % of {bound}")
+    lines = []
+    for row in rows:
+        line = [
+            row["arm"],
+            row["seeds"],
+            budgets_text(row["budgets"].split()),
+            "–" if row["area_mean"] is None else plus_minus(row["area_mean"], row["area_sd"]),
+            "baseline" if row["arm"] == baseline else interval_text(row, "area_difference"),
+            p_text(row["area_p_holm"]),
+        ]
+        lines.append([*line, reached_text(row)] if bound else line)
+    return markdown(header, lines)
+
+
+def budgets_text(budgets):
+    """`10 to 300 (6)`: the first and the last of these numbers of labels, and how many they are."""
+    return f"{budgets[0]} to {budgets[-1]} ({len(budgets)})" if len(budgets) > 1 else "–"
+
+
+def reached_text(row):
+    """`123 (4 of 5)`: labels to reach the target, seeds that do; ≤ and > beyond the budgets."""
+    labels = row["labels_to_reach"]
+    if labels is None:
+        text = f"> {row['labels_last']}"
+    else:
+        text = "≤ " * (labels == row["labels_first"]) + f"{labels:.0f}"
+    return f"{text} ({row['seeds_reaching']} of {row['seeds']})"
+
+
+def seeds_note(groups):
+    """What to know about the seeds: which they are, or that the arms do not share them."""
+    arms = {}
+    for arm, group in groups.items():
+        arms.setdefault(", ".join(str(run.seed) for run in group), []).append(arm)
+    if len(arms) == 1:
+        return f"Seeds: {next(iter(arms))}."
+    listed = "; ".join(f"{seeds} ({', '.join(names)})" for seeds, names in arms.items())
+    return f"The arms have different seeds, so their means do not compare one to one: {listed}."

@@ -1,0 +1,294 @@
+"""The calls of the scripts that carry an experiment out, from the hyperparameters in run.sh."""
+
+import contextlib
+import fnmatch
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from segmentation.analysis.grammar import parse
+from segmentation.common.runfiles import UserError
+
+STAGES = {  # of run.sh -> the steps of each, in order
+    "prepare": ("data", "pretrain", "cluster"),
+    "train": ("train",),
+    "tables": ("tables", "choices", "diagnose", "evaluate"),
+}
+
+
+# Hyperparameters ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """A line of TABLES: its name, the arm that the others are compared with, its arms."""
+
+    name: str
+    baseline: str
+    arms: tuple  # of Arm
+
+    @classmethod
+    def of(cls, line):
+        name, baseline, *arms = line.split()
+        if not arms:
+            raise UserError(f"TABLES: {line.strip()!r} has no arms; give NAME BASELINE ARM...")
+        arms = dict.fromkeys(parse(arm) for arm in arms)
+        draws = baseline.removesuffix("+draws")  # the mean of ARM+draw1, ARM+draw2, ...
+        with contextlib.suppress(UserError):  # a word that is no arm, such as none
+            baseline = parse(draws).name + baseline.removeprefix(draws)
+        return cls(name, baseline, tuple(arms))
+
+    @property
+    def has_baseline(self):
+        """Whether the baseline is among the arms."""
+        names = [arm.name for arm in self.arms]
+        draw = re.compile(re.escape(self.baseline.removesuffix("s")) + r"\d+(\+|$)")
+        is_draws = self.baseline.endswith("+draws")
+        return self.baseline in names or (is_draws and any(map(draw.match, names)))
+
+
+class Values(dict):
+    """The hyperparameters of run.sh, by name, as it puts them into the environment."""
+
+    def __missing__(self, name):
+        raise UserError(f"{name} is not set; call this through run.sh, which sets it")
+
+    def options(self, **names):
+        """Words `--option value` of options whose values are set under these names."""
+        return [word for option, name in names.items() for word in (dashed(option), self[name])]
+
+    def given(self, **names):
+        """The same of those whose value is not empty."""
+        return self.options(**{option: name for option, name in names.items() if self[name]})
+
+    def first_budget(self):
+        """The number of labels of a cold start."""
+        return self["INITIAL"] or self["BUDGETS"].split()[0]
+
+    def data_out(self):
+        """The data folder."""
+        if self["DATA_OUT"]:
+            return self["DATA_OUT"]
+        name = os.path.basename(os.path.abspath(self["DATA"]))
+        return f"data/{name}-{self['SIZE']}{'gray' if self['GRAY'] == '1' else 'colour'}"
+
+    def folder(self, stage, seed):
+        """Where the pretraining or a clustering lies that this seed uses."""
+        return f"{self['RUN']}/{stage}" + (f"/seed{seed}" if self["PRE_SEED"] == "each" else "")
+
+    def prepared_seeds(self):
+        """The seeds of pretrainings and clusterings: one for all runs, or each its own."""
+        return self["SEEDS"].split() if self["PRE_SEED"] == "each" else [self["PRE_SEED"]]
+
+    def tables(self):
+        """The lines of TABLES."""
+        return [Table.of(line) for line in self["TABLES"].splitlines() if line.strip()]
+
+    def arms(self):
+        """The arms of all tables, each once, in order."""
+        return list(dict.fromkeys(arm for table in self.tables() for arm in table.arms))
+
+    def budgets(self, arm):
+        """Labels in all, round by round, by OTHER_BUDGETS or BUDGETS; "" if neither says."""
+        for line in self["OTHER_BUDGETS"].splitlines():
+            patterns, colon, numbers = line.partition(":")
+            if line.strip() and not (colon and patterns.strip() and numbers.strip()):
+                raise UserError(f"OTHER_BUDGETS: {line.strip()!r} is not PATTERN...: NUMBER...")
+            if any(fnmatch.fnmatchcase(arm.name, pattern) for pattern in patterns.split()):
+                return numbers
+        return self["BUDGETS"]
+
+    def share(self):
+        """SHARD=i/n as (i, n)."""
+        match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", self["SHARD"])
+        if not match or int(match[1]) > int(match[2]):
+            raise UserError(f"SHARD={self['SHARD']} is not a share; give i/n, such as 1/4 to 4/4")
+        return int(match[1]), int(match[2])
+
+
+def dashed(option):
+    """--like-this of like_this."""
+    return f"--{option.replace('_', '-')}"
+
+
+# Steps: functions of the values that give pairs of a name and words ------------------------------
+
+
+def data_calls(values):
+    out, arms = values.data_out(), values.arms()
+    more = values.options(size="SIZE", seed="SPLIT_SEED")
+    more.append("--gray" if values["GRAY"] == "1" else "--no-gray")
+    more += values.given(pool_count="POOL_COUNT", test_count="TEST_COUNT", test_root="TEST_DATA")
+    if values["DATA"] == "demo":
+        more += values.options(demo="DEMO_IMAGES")
+    elif values["DATA"] == "isic2017":
+        more += ["--download", "--root", "downloads/isic2017"]
+    else:
+        more += values.options(root="DATA")
+    yield "data", ["preprocess.py", "--out", out, *more]
+    if any("training_masks" in arm.settings for arm in arms):
+        words = ["preprocess.py", "--out", f"{out}-released5", *more, "--released-masks"]
+        yield "data-released5", words
+
+
+def pretrain_calls(values):
+    launch = []
+    if values["PRE_PROCESSES"] != "1":
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+        launch.append(values["PRE_PROCESSES"])
+    words = [*launch, "self_supervised/pretrain.py", "--data", values.data_out()]
+    words += values.options(width="WIDTH", epochs="PRE_EPOCHS", patience="PRE_PATIENCE")
+    words += values.options(optimizer="PRE_OPTIMIZER", lr="PRE_LR", batch="PRE_BATCH")
+    words += values.options(device="DEVICE", amp="AMP", compile="COMPILE")
+    for seed in values.prepared_seeds():
+        folder = values.folder("pretrain", seed)
+        yield relative(folder, values), [*words, "--out", folder, "--seed", seed]
+
+
+def cluster_calls(values):
+    """For each pretraining, every clustering that an arm uses."""
+    words = ["cluster.py", "--data", values.data_out(), *values.options(pca="PCA", device="DEVICE")]
+    wanted = {arm.clustering: arm for arm in values.arms()}
+    for seed in values.prepared_seeds():
+        for name, arm in sorted(wanted.items()):
+            folder, options = values.folder(name, seed), cluster_options(values, arm, seed)
+            yield relative(folder, values), [*words, "--out", folder, *options, "--seed", seed]
+
+
+def cluster_options(values, arm, seed):
+    """What makes a clustering what it is."""
+    features = arm.settings.get("features", "genesis")
+    if features in ("genesis", "released"):
+        words = ["--weights", f"{values.folder('pretrain', seed)}/best.pt"]
+        words += ["--released-features"] if features == "released" else []
+    else:
+        words = ["--features", features]
+    if features == "imagenet":
+        if not values["IMAGENET"]:
+            raise UserError(f"{arm.name}: set IMAGENET to the weights file of a ResNet")
+        words += values.options(weights="IMAGENET", backbone="BACKBONE")
+    for setting, name in {"pooling": "POOLING", "scale": None, "k": "K"}.items():
+        default = values[name] if name else "none"
+        words += [dashed(setting), str(arm.settings.get(setting, default))]
+    return [*words, "--budget", values.first_budget()]
+
+
+def train_calls(values):
+    """Arm by arm, seed by seed, of this share: the long runs of full supervision come first."""
+    words = ["segmentation/active_learning.py"]
+    words += values.options(width="WIDTH", dropout="DROPOUT", passes="PASSES")
+    words += values.options(device="DEVICE", amp="AMP")
+    calls = []
+    for arm in values.arms():
+        for seed in values["SEEDS"].split():
+            out = ["--out", f"{values['RUN']}/seg/{arm.name}/seed{seed}", "--seed", seed]
+            calls.append(
+                (f"{arm.name}/seed{seed}", [*words, *out, *run_options(values, arm, seed)])
+            )
+    share, shares = values.share()
+    return calls[share - 1 :: shares]
+
+
+def run_options(values, arm, seed):
+    """What makes a run what it is."""
+    settings, epochs = arm.settings, "EPOCHS"
+    cold_start, query = arm.cold_start, arm.query
+    budgets = values.budgets(arm).split()
+    rounds = ["--budgets", *budgets]
+    if arm.is_full:
+        cold_start = query = "random"
+        rounds, epochs = ["--initial", "all", "--rounds", "0"], "FULL_EPOCHS"
+    elif not budgets:
+        rounds = values.options(initial="INITIAL", per_round="PER_ROUND", rounds="ROUNDS")
+    init = settings.get("init", values["INIT"])
+    tuned = values.given(epochs=epochs, epochs_round="EPOCHS_ROUND", batch="BATCH", lr="LR")
+    if "recipe" in settings:  # as it is, but comparable at every budget
+        tuned = ["--from-scratch"]
+    more = []
+    for name in ("augment", "heads", "mean_teacher", "self_train", "draw", "released_scale"):
+        if name in settings:
+            value = settings[name]
+            more += [dashed(name)] if value is True else [dashed(name), str(value)]
+    if "training_masks" in settings:
+        more += ["--training-masks", f"{values.data_out()}-released5"]
+    if init != "none":
+        more += ["--weights", f"{values.folder('pretrain', seed)}/best.pt"]
+    clusters = values.folder(arm.clustering, seed)
+    recipe = settings.get("recipe", values["RECIPE"])
+    chosen = ["--cold-start", cold_start, "--query", query, "--init", init, "--recipe", recipe]
+    data = ["--data", values.data_out()]
+    return [*data, *chosen, *tuned, *rounds, *more, "--clusters", clusters]
+
+
+def tables_calls(values):
+    for table in values.tables():
+        names = [arm.name for arm in table.arms]
+        words = ["segmentation/tables.py", "--runs", f"{values['RUN']}/seg", "--arms", *names]
+        words += ["--baseline", table.baseline] if table.has_baseline else []
+        for arm in table.arms:
+            words += ["--bound", arm.name] if arm.is_full else []
+        name = "tables" if table.name == "tables" else f"tables/{table.name}"
+        yield name, [*words, "--out", f"{values['RUN']}/{name}"]
+
+
+def examined(values):
+    """Options that choices.py and diagnose.py share: the first table's plain arms; [] if none."""
+    arms = [arm.name for arm in values.tables()[0].arms if not (arm.is_full or arm.modifiers)]
+    if not (values["CHOICES"] and arms):
+        return []
+    runs = ["--runs", f"{values['RUN']}/seg", "--arms", *arms, "--data", values.data_out()]
+    return [*runs, *values.options(budget="CHOICES")]
+
+
+def choices_calls(values):
+    seed, words = values["SEEDS"].split()[0], examined(values)
+    if words:
+        words += ["--seed", seed, "--clusters", values.folder("cluster", seed)]
+        yield "choices", ["segmentation/choices.py", *words, "--out", f"{values['RUN']}/choices"]
+
+
+def diagnose_calls(values):
+    words, run = examined(values), values["RUN"]
+    if words:
+        wanted = {arm.clustering for arm in values.arms() if "k" not in arm.settings}
+        words += ["--clusters", *(f"{run}/{name}" for name in sorted(wanted))]
+        yield "diagnose", ["segmentation/diagnose.py", *words, "--out", f"{run}/diagnosis"]
+
+
+def evaluate_calls(values):
+    """A look at the predictions of the first arm; of any other where that has no weights yet."""
+    first = f"{values.arms()[0].name}/seed{values['SEEDS'].split()[0]}"
+    runs = Path(values["RUN"]) / "seg"
+    found = sorted((runs / first).rglob("weights.pt")) or sorted(runs.rglob("weights.pt"))
+    weights = found[-1] if found else runs / first / "round_00" / "weights.pt"
+    words = ["segmentation/evaluate.py", "--data", values.data_out(), "--weights", str(weights)]
+    words += ["--split", "test", "--out", f"{values['RUN']}/evaluate"]
+    yield "evaluate", [*words, *values.options(device="DEVICE")]
+
+
+def relative(folder, values):
+    """The name of a call that fills `folder`."""
+    return folder.removeprefix(f"{values['RUN']}/")
+
+
+CALLS = {
+    "data": data_calls,
+    "pretrain": pretrain_calls,
+    "cluster": cluster_calls,
+    "train": train_calls,
+    "tables": tables_calls,
+    "choices": choices_calls,
+    "diagnose": diagnose_calls,
+    "evaluate": evaluate_calls,
+}
+
+
+def calls(step, values):
+    """The lines of a step. UserError for a value that would not be one line."""
+    for name, words in CALLS[step](values):
+        line = shlex.join([step, name, *words])
+        if "\n" in line:
+            raise UserError(f"{line.splitlines()[0]}...: a name has a line break; rename it")
+        yield line

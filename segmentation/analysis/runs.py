@@ -1,0 +1,219 @@
+"""The finished runs of an experiment, from their files."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from segmentation.analysis.grammar import without_draw
+from segmentation.common.runfiles import UserError, read_csv, read_json
+from segmentation.model import metrics
+
+FIX = "delete the run's folder and run segmentation/active_learning.py again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: with `labels[r]` labels, round r gave the mean metrics `means[r]`."""
+
+    arm: str
+    seed: int
+    synthetic: bool
+    labels: list  # ints
+    means: list  # dicts of floats, over the test images
+    dice: np.ndarray  # test images (in the order of their ids) x rounds
+    combined: bool = False  # of several draws, see `combine_draws`
+
+    def dice_at(self, budgets):
+        """The Dice at these numbers of labels, test images x budgets."""
+        return self.dice[:, [self.labels.index(labels) for labels in budgets]]
+
+
+def read_runs(folder, arms=None, partial=False):
+    """The finished runs under `folder`, and notes on the others.
+
+    `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError where
+    no run is finished, two runs differ in their data, or, unless `partial`, an arm of `arms` has no
+    run.
+    """
+    states, missing = read_states(folder, arms, partial)
+    done = [pair for pair in states if is_finished(pair[1])]
+    if not done:
+        raise UserError(f"{folder}: no run is finished; continue segmentation/active_learning.py")
+    run_folder, state = done[0]
+    for other, its_state in done:
+        if its_state.get("data") != state.get("data"):
+            raise UserError(
+                f"{other}/state.json: is of other data than {run_folder}; "
+                "keep runs on different data in different --runs folders"
+            )
+    test_ids = set(read_metrics(metrics_path(run_folder, state["rounds"][0])))
+    unfinished = [
+        f"{run_folder.parent.name}/{run_folder.name} ({len(state['rounds'])})"
+        for run_folder, state in states
+        if not is_finished(state)
+    ]
+    notes = [f"No run yet: {', '.join(missing)}."] if missing else []
+    if unfinished:
+        notes.append(f"Left out, unfinished (rounds done): {', '.join(unfinished)}.")
+    return [read_run(*pair, test_ids) for pair in done], notes
+
+
+def read_states(folder, arms, partial):
+    """Pairs of a run's folder and its state, in name order, and the names of arms without any."""
+    run_folders = sorted(
+        path for path in folder.glob("*/seed*") if arms is None or path.parent.name in arms
+    )
+    missing = sorted(set(arms or ()) - {path.parent.name for path in run_folders})
+    if not run_folders or (missing and not partial):
+        raise UserError(
+            f"{folder}: holds no run {missing[0] if missing else 'ARM'}/seedS; "
+            "run segmentation/active_learning.py, or correct --runs and --arms"
+        )
+    return [(path, read_state(path / "state.json")) for path in run_folders], missing
+
+
+def read_state(path):
+    """A run's state; one without rounds where the run was stopped in its first round."""
+    if not path.exists():
+        return {"rounds": [], "rounds_planned": 0}
+    state = read_json(path, fix=FIX)
+    name = f"seed{state['seed']}"
+    if path.parent.name != name:
+        raise UserError(f"{path}: is of seed {state['seed']}; rename its folder to {name}")
+    return state
+
+
+def is_finished(state):
+    """Whether a run has done all its rounds; the initial one comes before the planned ones."""
+    return len(state["rounds"]) > state["rounds_planned"]
+
+
+def first_labels(run_folder, budget):
+    """The first `budget` ids that a run labelled. UserError if it has not labelled as many."""
+    state = read_json(run_folder / "state.json", "run segmentation/active_learning.py")
+    ids = [entry["id"] for entry in state["labelled"]]
+    if len(ids) < budget:
+        raise UserError(f"{run_folder}/state.json: has {len(ids)} labels; give a smaller --budget")
+    return ids[:budget]
+
+
+def metrics_path(run_folder, entry):
+    """The metrics.csv of an entry of a state's list of rounds."""
+    return run_folder / f"round_{entry['round']:02d}" / "metrics.csv"
+
+
+def read_run(run_folder, state, test_ids):
+    """The Run of a finished state. UserError where its test images are not `test_ids`."""
+    means, dice = [], []
+    for entry in state["rounds"]:
+        path = metrics_path(run_folder, entry)
+        rows = read_metrics(path)
+        if set(rows) != test_ids:
+            raise UserError(
+                f"{path}: has other test images than the first run; "
+                "keep runs on different data in different --runs folders"
+            )
+        means.append(metrics.mean(list(rows.values())))
+        dice.append([rows[name]["dice"] for name in sorted(rows)])
+    labels = [entry["labels"] for entry in state["rounds"]]
+    arm, seed, synthetic = run_folder.parent.name, state["seed"], state["synthetic"]
+    return Run(arm, seed, synthetic, labels, means, np.array(dice).T)
+
+
+def read_metrics(path):
+    """A metrics.csv as a dict id -> dict of floats. UserError where it is incomplete."""
+    rows = read_csv(path, fix=FIX)
+    for name in ("id", *metrics.NAMES):
+        if not rows or name not in rows[0]:
+            raise UserError(f"{path}: has no row or no column {name}; {FIX}")
+    try:
+        return {row["id"]: {name: float(row[name]) for name in metrics.NAMES} for row in rows}
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: holds a value that is not a number; {FIX}") from None
+
+
+def by_arm(runs, arms=None):
+    """Runs grouped by arm, as a dict in the order of `arms` or of the alphabet.
+
+    UserError where the runs of one arm did not label equally many images in each round.
+    """
+    groups = {arm: [] for arm in arms or sorted({run.arm for run in runs})}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups[run.arm].append(run)
+    for arm, group in groups.items():
+        for run in group:
+            if run.labels != group[0].labels:
+                raise UserError(
+                    f"{arm}: seed {run.seed} went from {run.labels[0]} to {run.labels[-1]} labels, "
+                    f"unlike seed {group[0].seed}; give them different names or run one again"
+                )
+    return {arm: group for arm, group in groups.items() if group}
+
+
+# Pairs of arms ----------------------------------------------------------------------------------
+
+
+def pairs(group, baseline):
+    """Pairs of runs of two arms, by the seeds that both have."""
+    others = {run.seed: run for run in baseline}
+    return [(run, others[run.seed]) for run in group if run.seed in others]
+
+
+def common_budgets(group, baseline):
+    """The numbers of labels that two arms share, ascending."""
+    return [labels for labels in group[0].labels if labels in baseline[0].labels]
+
+
+# Random draws -----------------------------------------------------------------------------------
+
+
+def combine_draws(groups):
+    """The arms NAME+drawNN made into two, which come last: NAME+draws, their mean, and NAME+best.
+
+    The best is chosen by its Dice on the test images themselves, in each round: a bound of what
+    selection could gain, not a strategy. Only seeds with all draws count. Returns the groups and
+    notes (texts) on what is left out. UserError where the draws differ in their labels.
+    """
+    combined, families, notes = {}, {}, []
+    for arm, group in groups.items():
+        name = without_draw(arm)
+        if name is None:
+            combined[arm] = group
+        else:
+            families.setdefault(name, []).append(group)
+    for name, family in families.items():
+        draws, seeds = len(family), {}
+        for run in (run for group in family for run in group):
+            if run.labels != family[0][0].labels:
+                raise UserError(
+                    f"{run.arm}: went to {run.labels[-1]} labels, unlike {family[0][0].arm}; "
+                    "the draws of one name need equal labels"
+                )
+            seeds.setdefault(run.seed, []).append(run)
+        complete = [seeds[seed] for seed in sorted(seeds) if len(seeds[seed]) == draws]
+        if len(complete) < len(seeds):
+            listed = ", ".join(str(seed) for seed in sorted(seeds) if len(seeds[seed]) < draws)
+            notes.append(f"Seeds without all {draws} draws of {name}, left out: {listed}.")
+        if complete:
+            best = f"{name}+best (of {draws} draws by test Dice: an oracle, cheating)"
+            combined[f"{name}+draws (mean of {draws})"] = [mean_run(runs) for runs in complete]
+            combined[best] = [best_run(runs) for runs in complete]
+    if not combined:
+        raise UserError(f"no seed has all draws of an arm: {' '.join(notes)}")
+    return combined, notes
+
+
+def mean_run(runs):
+    """A Run with the mean of several of the same seed and labels, by metric and by image."""
+    means = [metrics.mean(rows) for rows in zip(*(run.means for run in runs), strict=True)]
+    dice = np.mean([run.dice for run in runs], axis=0)
+    return replace(runs[0], means=means, dice=dice, combined=True)
+
+
+def best_run(runs):
+    """A Run that is, in each round, the one with the highest mean Dice of several."""
+    rounds = range(len(runs[0].labels))
+    best = [max(runs, key=lambda run, r=r: run.means[r]["dice"]) for r in rounds]
+    means = [run.means[r] for r, run in enumerate(best)]
+    dice = np.stack([run.dice[:, r] for r, run in enumerate(best)], axis=1)
+    return replace(runs[0], means=means, dice=dice, combined=True)

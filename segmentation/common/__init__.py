@@ -1,0 +1,1 @@
+"""What all rooms share: files, errors, seeds, records, number formats, pictures."""

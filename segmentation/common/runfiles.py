@@ -1,0 +1,173 @@
+"""What every script shares: one-line errors, derived seeds, atomic files.
+
+Nothing here knows about images or networks, or imports PyTorch, which takes a second or two.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+SCHEMA = 1
+
+
+class UserError(Exception):
+    """Bad input. The message names the file, says what is wrong and how to fix it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that takes no abbreviations and reports a bad option in one line."""
+
+    def __init__(self, description):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def add_argument(self, *names, **kwargs):
+        if kwargs.get("default") not in (None, "", argparse.SUPPRESS) and "help" in kwargs:
+            kwargs["help"] += " (default: %(default)s)"
+        return super().add_argument(*names, **kwargs)
+
+    def error(self, message):
+        raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def positive(text):
+    """An argparse type: an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def run_script(main):
+    """Call `main()`; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+# Seeds ------------------------------------------------------------------------------------------
+
+
+def derived_seed(seed, *names):
+    """A 63-bit seed for the stream called `names` under `seed`.
+
+    Every use of randomness has its own named stream (for instance `(seed, "round", 3, "order")`).
+    A run that is killed can therefore repeat any step and draw the same numbers, without a saved
+    generator state, and two arms with one seed share every stream that they both use.
+    """
+    text = json.dumps([int(seed), *names])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def numpy_rng(seed, *names):
+    """A numpy Generator on the named stream."""
+    return np.random.default_rng(derived_seed(seed, *names))
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it goes.
+
+    A killed process may leave the temporary file (hidden, `.NAME.partial.*`); the next one that
+    writes `path` takes it over.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, content):
+    """Write a JSON file atomically, stamped with the schema version."""
+    write_text(path, json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n")
+
+
+def read_json(path, fix="run the stage that writes it"):
+    """Read a JSON object of this schema version; UserError names the file and the `fix`."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {fix}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); {fix}") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a file of schema {SCHEMA}; delete it, then {fix}")
+    return content
+
+
+def write_csv(path, rows):
+    """Write a non-empty list of dicts with the same keys as CSV, atomically.
+
+    Floats are written with repr, so that they read back to the same bits.
+    """
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path, fix="run the stage that writes it"):
+    """Read a CSV file as a list of dicts of strings; UserError if there is none."""
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {fix}") from None
+
+
+def write_npz(path, **arrays):
+    """Write arrays atomically as an uncompressed .npz; strings are stored as unicode arrays."""
+    with atomic(path) as temporary:
+        np.savez(temporary, schema=np.int64(SCHEMA), **arrays)
+
+
+def read_npz(path, fix="run the stage that writes it"):
+    """Read a .npz of this schema version as a dict of arrays (no pickles)."""
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            content = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {fix}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not readable ({error}); delete it, then {fix}") from None
+    if content.pop("schema", None) != SCHEMA:
+        raise UserError(f"{path}: not a file of schema {SCHEMA}; delete it, then {fix}")
+    return content
+
+
+def sha256_file(path):
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,159 @@
+"""What scripts with PyTorch share: generators, weights files, devices, the record of a stage.
+
+A stage is a folder that one script call fills. It holds `args.json` (the resolved arguments and
+the hashes of the inputs) and `env.json` (commit, library versions, hardware). Calling the script
+again with the same arguments continues the stage or finds it finished; with other arguments it is
+refused, so that no folder mixes two settings.
+"""
+
+import hashlib
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segmentation.common.runfiles import (
+    SCHEMA,
+    UserError,
+    atomic,
+    derived_seed,
+    read_json,
+    write_json,
+)
+
+
+def torch_rng(seed, *names, device="cpu"):
+    """A torch Generator on `device`, on the named stream."""
+    return torch.Generator(device=device).manual_seed(derived_seed(seed, *names))
+
+
+def write_torch(path, content):
+    """Write a dict with torch.save, atomically, stamped with the schema version."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"schema": SCHEMA, **content}, file)  # given a path, it would store the name
+
+
+def load_weights(path, fix, device="cpu"):
+    """What torch.save wrote of tensors and plain values (`weights_only=True`); UserError if not."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {fix}") from None
+    except Exception as error:  # on bytes that are not its own, torch.load raises anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not readable as weights ({reason}); {fix}") from None
+
+
+def read_torch(path, fix="run the stage that writes it", device="cpu"):
+    """Read a dict of tensors and plain values of this schema version."""
+    path = Path(path)
+    content = load_weights(path, fix, device)
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a weights file of schema {SCHEMA}; {fix}")
+    return content
+
+
+def sha256_tensors(tensors):
+    """Hex SHA-256 of a dict of tensors: names, dtypes, shapes and values, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pick_device(name):
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N` as a torch.device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: not a device; give auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch sees no CUDA device; give --device cpu")
+    return device
+
+
+def _git(*words):
+    try:
+        root = Path(__file__).resolve().parents[1]
+        result = subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def _cpu_name():
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment():
+    """What a result depends on beside its arguments: code, libraries and hardware."""
+    status = _git("status", "--porcelain")
+    cuda = torch.cuda.is_available()
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if status is None else bool(status),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "numpy": np.__version__,
+    }
+
+
+def check_stage(folder, args, inputs):
+    """Refuse these settings if the stage `folder` was begun with others. Returns the settings.
+
+    `args` is the parsed namespace: all of it is recorded, but where things are (`out`, paths in
+    `inputs`), what they run on (`device`) and where images wait (`pool_on`) may change between
+    calls. `inputs` maps a name to the hash of what is read under it. UserError names the first
+    difference.
+    """
+    free = {"out", "device", "pool_on", *inputs}
+    settings = {
+        "args": {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items())},
+        "inputs": dict(sorted(inputs.items())),
+    }
+    path = Path(folder) / "args.json"
+    old = read_json(path, fix="delete the folder") if path.exists() else settings
+    for part in ("args", "inputs"):
+        for name in sorted({*old.get(part, {}), *settings[part]}):
+            before, now = old.get(part, {}).get(name), settings[part].get(name)
+            if before != now and not (part == "args" and name in free):
+                what = f"--{name.replace('_', '-')} {before}, not {now}"
+                if part == "inputs":
+                    what = f"another {name} (hash {str(before)[:12]}, now {str(now)[:12]})"
+                raise UserError(
+                    f"{path}: this folder was made with {what}; "
+                    "give another --out, or delete the folder to make it again"
+                )
+    return settings
+
+
+def begin_stage(folder, args, inputs):
+    """Open the stage `folder` for these settings: `check_stage`, then args.json and env.json."""
+    settings = check_stage(folder, args, inputs)
+    if not (Path(folder) / "args.json").exists():
+        write_json(Path(folder) / "args.json", settings)
+    if not (Path(folder) / "env.json").exists():  # of the first call: a later one may do nothing
+        write_json(Path(folder) / "env.json", environment())

@@ -1,0 +1,1 @@
+"""From files of pictures to arrays addressed by image id."""

@@ -1,0 +1,144 @@
+"""Fetch the official ISIC 2017 training archives: resumed, checked, and only then put in place."""
+
+import http.client
+import re
+import shutil
+import stat
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from pathlib import PurePosixPath
+
+from tqdm import tqdm
+
+from segmentation.common.runfiles import UserError
+from segmentation.data.sources import picture_files
+
+ISIC_URL = "https://isic-challenge-data.s3.amazonaws.com/2017"
+ISIC_FOLDERS = ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth")
+
+
+def fetch(url, path):
+    """Download `url` to `path`, continuing `path`.part where an earlier call stopped.
+
+    The server's ETag (or date) is kept beside the part: if the file has changed since, or if the
+    server knows no ranges, it sends the whole, and the part is begun anew. UserError on any
+    failure of the network; what has arrived is kept.
+    """
+    part, tag = (path.with_name(path.name + end) for end in (".part", ".part.tag"))
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if have and tag.exists():
+        headers["If-Range"] = tag.read_text()
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=60
+        ) as answer:
+            if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                total = int(answer.headers["Content-Range"].rpartition("/")[2])
+            else:
+                have, total = 0, int(answer.headers.get("Content-Length", 0)) or None
+                tag.unlink(missing_ok=True)
+                validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+                if validator:
+                    tag.write_text(validator)
+            receive(answer, part, have, total)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise UserError(
+                f"{url}: {error.code} {error.reason}; check --url, or run again later"
+            ) from None
+        if error.headers.get("Content-Range") != f"bytes */{have}":  # the part is of another file
+            part.unlink()
+            tag.unlink(missing_ok=True)
+            return fetch(url, path)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"{url}: {reason}; run again, it resumes") from None
+    tag.unlink(missing_ok=True)
+    part.rename(path)
+
+
+def receive(answer, part, have, total):
+    """Write the body of an HTTP answer to `part` from byte `have` on; OSError if it ends early."""
+    with (
+        open(part, "r+b" if have else "wb") as file,
+        tqdm(
+            desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, disable=None
+        ) as bar,
+    ):
+        file.seek(have)
+        while chunk := answer.read(1 << 20):
+            file.write(chunk)
+            bar.update(len(chunk))
+        have = file.tell()
+    if total and have < total:
+        raise OSError(f"the connection ended after {have} of {total} bytes")
+
+
+def check_entry(archive, entry):
+    """UserError if the entry of a zip archive would land outside the folder, or is a link."""
+    path = PurePosixPath(entry.filename.replace("\\", "/"))
+    link = stat.S_ISLNK(entry.external_attr >> 16)
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path)) or link:
+        raise UserError(
+            f"{archive}: its entry {entry.filename!r} leads outside its folder; "
+            "do not use this archive, check --url"
+        )
+
+
+def unpack(archive, folder):
+    """Extract a zip archive into `folder`, checking the CRC of each entry on the way.
+
+    UserError if an entry leads outside. A damaged archive is deleted, so that it is fetched anew.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            entries = file.infolist()
+            for entry in entries:
+                check_entry(archive, entry)
+            for entry in tqdm(entries, desc=archive.name, unit="file", disable=None):
+                file.extract(entry, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        archive.unlink()
+        raise UserError(f"{archive}: damaged ({error}) and deleted; run again") from None
+
+
+def download(url, root, expect):
+    """Put the official ISIC 2017 training folders into `root`: `expect` images and masks each.
+
+    Both archives are fetched, unpacked aside and counted before anything is put in place; then
+    the archives are deleted. UserError: network, damaged or malicious archive, another count.
+    """
+    places = [root / name for name in ISIC_FOLDERS]
+    if all(place.is_dir() and len(picture_files(place)) == expect for place in places):
+        print(f"{root}: {expect} images and masks are there already")
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    asides = [root / f".{name}.partial" for name in ISIC_FOLDERS]
+    archives = [root / f"{name}.zip" for name in ISIC_FOLDERS]
+    try:
+        unpacked = []
+        for aside, archive, place in zip(asides, archives, places, strict=True):
+            shutil.rmtree(aside, ignore_errors=True)
+            if not archive.exists():
+                fetch(f"{url.rstrip('/')}/{archive.name}", archive)
+            aside.mkdir()
+            unpack(archive, aside)
+            inner = aside / place.name
+            unpacked.append(inner if inner.is_dir() else aside)
+            count = len(picture_files(unpacked[-1]))
+            if count != expect:
+                raise UserError(
+                    f"{archive}: holds {count} pictures, not {expect}; "
+                    "delete it and run again, or give --expect if that is right"
+                )
+        for source, place in zip(unpacked, places, strict=True):
+            shutil.rmtree(place, ignore_errors=True)
+            source.rename(place)
+    finally:
+        for aside in asides:
+            shutil.rmtree(aside, ignore_errors=True)
+    for archive in archives:
+        archive.unlink()

@@ -1,0 +1,209 @@
+"""One picture file, or a pair of image and mask, into one row of the arrays.
+
+Images are resized by Pillow's bicubic filter on 8-bit values, whatever the scale: its kernel is
+widened by the factor of reduction. So it is plain cubic interpolation when enlarging, as in the
+paper, and averages over all pixels when shrinking. Cubic interpolation without that (OpenCV's)
+reads 4 x 4 pixels however many are skipped: hairs break up and noise turns into false texture
+at 4288 -> 256. Masks are resized by nearest neighbour and stay exactly {0,1}.
+"""
+
+import hashlib
+import io
+import itertools
+import struct
+import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from segmentation.common.runfiles import UserError
+from segmentation.data.synthetic import draw_lesion
+
+RESIZE = "images: Pillow BICUBIC at 8 bit, anti-aliased when shrinking; masks: Pillow NEAREST"
+
+
+class Prepared(NamedTuple):
+    """One row: its arrays, its record in the manifest, and hashes of the full-size pixels."""
+
+    image: np.ndarray  # uint8 H x W x C
+    mask: np.ndarray  # uint8 H x W in {0,1}
+    record: dict
+    pixels: str
+    mask_pixels: str | None
+
+
+def decode(path):
+    """Read a picture: (Pillow image, turned as its EXIF orientation says; sha256 of the file).
+
+    UserError if the file is missing, damaged, truncated or unreasonably large.
+    """
+    try:
+        content = path.read_bytes()
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+    except (
+        OSError,
+        SyntaxError,  # Pillow's for a broken PNG
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        reason = str(error).split("\n")[0]
+        if isinstance(error, Image.UnidentifiedImageError) or not reason:
+            reason = "not a picture"
+        raise UserError(f"{path}: not readable ({reason}); replace or remove it") from None
+    return picture, hashlib.sha256(content).hexdigest()
+
+
+def read_image(path):
+    """Read an image as 8-bit RGB: (Pillow image, sha256 of the file). UserError as in decode."""
+    picture, digest = decode(path)
+    if picture.mode[0] in "IF":
+        raise UserError(f"{path}: has more than 8 bits per channel; convert it to 8 bits")
+    return picture if picture.mode == "RGB" else picture.convert("RGB"), digest
+
+
+def binary(values):
+    """Integer array in {0,1}, {0,255} or {0,65535} -> bool array; None for anything else."""
+    if values is None or values.dtype.kind not in "bui":
+        return None
+    top = values.max()
+    if top not in (0, 1, 255, 65535) or ((values != 0) & (values != top)).any():
+        return None
+    return values != 0
+
+
+def equal_channels(picture):
+    """The one plane that all colour channels of a picture share, or None if they differ.
+
+    An alpha channel must be opaque throughout; it carries no mask.
+    """
+    values = np.asarray(picture)
+    if values.ndim == 2:
+        return values
+    if picture.mode in ("LA", "RGBA"):
+        if (values[..., -1] != 255).any():
+            return None
+        values = values[..., :-1]
+    return values[..., 0] if (values == values[..., :1]).all() else None
+
+
+def read_mask(path, size):
+    """Read a mask: (bool array of `size` = (height, width), sha256 of the file).
+
+    Taken are the values {0,255} or {0,1} (at 16 bit also {0,65535}) in one channel or in equal
+    channels. A palette picture may mean its colours or its indices: where only one of the two is
+    a mask it is that one, and where they are different masks the file is refused.
+    UserError: damaged file, another size, other values.
+    """
+    picture, digest = decode(path)
+    if (picture.height, picture.width) != size:
+        raise UserError(
+            f"{path}: is {picture.height}x{picture.width}, but its image is {size[0]}x{size[1]} "
+            "(height x width); export the mask at the size of its image"
+        )
+    views = [picture.convert("RGB"), picture] if picture.mode == "P" else [picture]
+    masks = [binary(equal_channels(view)) for view in views]
+    masks = [mask for mask in masks if mask is not None]
+    if not masks:
+        raise UserError(
+            f"{path}: has values other than 0 and 255 (or 0 and 1); "
+            "save the mask as PNG with 0 for skin and 255 for lesion"
+        )
+    if not np.array_equal(masks[0], masks[-1]):
+        raise UserError(
+            f"{path}: its palette colours and its palette indices are different masks; "
+            "save it as a grayscale PNG with 0 for skin and 255 for lesion"
+        )
+    return masks[0], digest
+
+
+def sha256_pixels(values):
+    """Hex SHA-256 of an array's shape and bytes."""
+    digest = hashlib.sha256(str(values.shape).encode())
+    digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()
+
+
+def resize_image(picture, size, gray):
+    """RGB Pillow image -> uint8 H x W x C array of `size` = (H, W); C = 1 if `gray`, else 3."""
+    picture = picture.convert("L") if gray else picture
+    array = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
+    return array[..., None] if gray else array
+
+
+def resize_mask(mask, size):
+    """bool h x w array -> uint8 array of `size` in {0,1}, by nearest neighbour."""
+    picture = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def resize_mask_as_released(mask, size):
+    """The same with the released code's defect: of a cubic enlargement or reduction of the values
+    0 and 255, divided by 255 and truncated, only what is exactly 255 is left.
+    """
+    values = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_CUBIC)
+    return values // 255
+
+
+def prepare(record, picture, mask, size, gray, resize_mask=resize_mask):
+    """Full-size RGB picture and bool mask (or None) -> Prepared, as options `size`, `gray` say."""
+    return Prepared(
+        image=resize_image(picture, size, gray),
+        mask=np.zeros(size, np.uint8) if mask is None else resize_mask(mask, size),
+        record={**record, "original_size": [picture.height, picture.width]},
+        pixels=sha256_pixels(np.asarray(picture)),
+        mask_pixels=None if mask is None else sha256_pixels(mask),
+    )
+
+
+def prepare_source(source, size, gray, resize_mask=resize_mask):
+    """Read the files of a Source -> Prepared. UserError as in read_image and read_mask."""
+    picture, digest = read_image(source.image)
+    record = {"id": source.id, "image": source.image.name, "image_sha256": digest}
+    mask = mask_digest = None
+    if source.mask is not None:
+        mask, mask_digest = read_mask(source.mask, (picture.height, picture.width))
+    record["mask"] = source.mask and source.mask.name
+    record["mask_sha256"] = mask_digest
+    return prepare(record, picture, mask, size, gray, resize_mask)
+
+
+def prepare_demo(index, seed, size, gray, resize_mask=resize_mask):
+    """Draw synthetic image `index` and reduce it as a real one would be -> Prepared."""
+    image, mask, group = draw_lesion(index, seed, size)
+    record = {
+        "id": f"DEMO_{index:07d}",
+        "image": "synthetic",
+        "image_sha256": sha256_pixels(image),
+        "mask": "synthetic",
+        "mask_sha256": sha256_pixels(mask),
+        "group": group,
+    }
+    return prepare(record, Image.fromarray(image), mask, size, gray, resize_mask)
+
+
+def in_order(function, items, workers):
+    """Yield function(item) for each item, in order, computed by threads.
+
+    Threads are enough: Pillow, hashlib and OpenCV release the interpreter's lock. At most three
+    items per worker are under way or waiting to be taken, which bounds the memory.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(workers) as executor:
+        window = deque(executor.submit(function, item) for item in itertools.islice(items, workers))
+        try:
+            while window:
+                for item in itertools.islice(items, 3 * workers - len(window)):
+                    window.append(executor.submit(function, item))
+                yield window.popleft().result()
+        finally:
+            for future in window:
+                future.cancel()

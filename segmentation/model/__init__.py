@@ -1,0 +1,1 @@
+"""The U-Net: how it is built, trained, run over many images and measured."""

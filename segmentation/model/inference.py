@@ -1,0 +1,90 @@
+"""Running a network over many images: what is asked of it, batch by batch.
+
+These loops change no weights. Training is in engine.py.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from segmentation.common.precision import Precision
+from segmentation.common.runfiles import derived_seed
+from segmentation.data.images import to_input
+
+
+def nothing(count):
+    """The `advance` of a caller who shows no progress."""
+
+
+class Inference(NamedTuple):
+    """How a network is run over images."""
+
+    batch: int  # images at a time
+    precision: Precision
+    advance: Callable = nothing  # called with the number of images done
+
+
+def batches(count, size):
+    """Slices that cut range(count) into runs of `size`."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@torch.no_grad()
+def per_image(measure, model, images, batch, precision, advance=nothing, stream=None):
+    """`measure` of every image: a numpy array of N rows.
+
+    `measure` takes a batch as the network does (float32 B x C x H x W in [0,1], under autocast)
+    and returns a tensor of B rows. Given a `stream` (a seed and names), random numbers of each
+    batch come from it. The model is left in evaluation mode.
+    """
+    model.to(precision.device).eval()
+    rows = []
+    for part in batches(len(images), batch):
+        if stream is not None:
+            torch.manual_seed(derived_seed(*stream, part.start))
+        with precision.autocast():
+            rows.append(measure(to_input(images[part].to(precision.device))).cpu())
+        advance(len(rows[-1]))
+    return torch.cat(rows).numpy()
+
+
+@torch.no_grad()
+def collect(function, images, batch, what="features"):
+    """Rows of `function`, an Images of B images -> tensor B x ..., over all `images`."""
+    rows = []
+    with tqdm(total=len(images), desc=what, disable=None) as bar:
+        for part in batches(len(images), batch):
+            rows.append(function(images.subset(part)).cpu().numpy())
+            bar.update(len(rows[-1]))
+    return np.concatenate(rows)
+
+
+def lesion_probability(model, x):
+    """float32 B x H x W in [0,1] of a batch of inputs, without dropout."""
+    return model(x)[:, 0].float().sigmoid()
+
+
+def lesion_probabilities(model, images, batch, precision, advance=nothing):
+    """Probability of lesion of each pixel, without dropout: float32 N x H x W in [0,1]."""
+
+    def measure(x):
+        return lesion_probability(model, x)
+
+    return per_image(measure, model, images, batch, precision, advance)
+
+
+@torch.no_grad()
+def segment(model, images, batch, device):
+    """uint8 N x C x H x W -> uint8 masks N x H x W in {0,1}: probability of lesion over 0.5.
+
+    Always in float32.
+    """
+    model.to(device).eval()
+    parts = []
+    for part in batches(len(images), batch):
+        logits = model(to_input(images[part].to(device)))[:, 0]
+        parts.append((logits > 0).to(torch.uint8).cpu())
+    return torch.cat(parts).numpy()

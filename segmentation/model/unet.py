@@ -1,0 +1,228 @@
+"""The only U-Net of the project, and how its weights travel between stages.
+
+Ronneberger et al. 2015 with batch normalisation and bilinear upsampling, channels
+64-128-256-512-512 (17.26 M parameters with one input channel). The same network restores images
+in pretraining and predicts lesions, so its parts have names that both share: `encoder` (contracting
+path and bottleneck), `decoder`, and `head` (the 1x1 output layer); for deep supervision there are
+two more output layers, `side`.
+"""
+
+import torch
+from torch import nn
+
+from segmentation.common.runfiles import UserError
+from segmentation.common.stages import read_torch, sha256_tensors, write_torch
+
+PARTS = {"none": (), "encoder": ("encoder",), "all": ("encoder", "decoder")}
+
+
+class DoubleConv(nn.Sequential):
+    """Two times 3x3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs, outputs, middle=None):
+        middle = middle or outputs
+        super().__init__(
+            nn.Conv2d(inputs, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(middle, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UNet(nn.Module):
+    """U-Net with dropout at the bottleneck.
+
+    `width` is the number of channels at full resolution; the bottleneck has 8 x width at 1/16 of
+    the resolution. `dropout` is the probability that a bottleneck activation is dropped, in
+    training mode or where `decode` is told so. `heads` adds 1x1 output layers to the decoder
+    blocks at 1/4 and 1/2 of the resolution, as in DSAL (arXiv 2101.09057); `forward_heads` alone
+    uses them. They are made last: with or without them, a seed gives the other weights alike.
+    `scale` multiplies the images; other than 1 it is a defect of the released code, on purpose.
+    """
+
+    def __init__(
+        self, in_channels=1, out_channels=1, width=64, dropout=0.0, heads=False, scale=1.0
+    ):
+        super().__init__()
+        self.in_channels, self.out_channels, self.width = in_channels, out_channels, width
+        self.dropout, self.heads, self.scale = dropout, bool(heads), scale
+        w = width
+        self.encoder = nn.ModuleList(
+            DoubleConv(a, b)
+            for a, b in (
+                (in_channels, w),
+                (w, 2 * w),
+                (2 * w, 4 * w),
+                (4 * w, 8 * w),
+                (8 * w, 8 * w),
+            )
+        )
+        self.decoder = nn.ModuleList(
+            DoubleConv(2 * a, b, middle=a)
+            for a, b in ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
+        )
+        self.head = nn.Conv2d(w, out_channels, 1)
+        self.down = nn.MaxPool2d(2)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.side = nn.ModuleList(nn.Conv2d(a, out_channels, 1) for a in (2 * w, w) if heads)
+        self.to(memory_format=torch.channels_last)  # the faster layout of convolutions
+
+    def encode(self, images):
+        """float B x C x H x W in [0,1] -> bottleneck B x 8w x H/16 x W/16, and the four skips."""
+        skips = []
+        x = self.encoder[0](images if self.scale == 1 else self.scale * images)
+        for block in self.encoder[1:]:
+            skips.append(x)
+            x = block(self.down(x))
+        return x, skips
+
+    def decoder_levels(self, bottleneck, skips, drop=None):
+        """What each decoder block makes of the bottleneck and the skips, coarse to fine.
+
+        `drop` says whether dropout acts; None: in training mode only. Dropout sits at the
+        bottleneck alone, so Monte Carlo passes share one call of `encode`.
+        """
+        drop = self.training if drop is None else drop
+        x = nn.functional.dropout(bottleneck, self.dropout, training=drop)
+        levels = []
+        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = block(torch.cat([skip, self.up(x)], dim=1))
+            levels.append(x)
+        return levels
+
+    def decode(self, bottleneck, skips, drop=None):
+        """Bottleneck and skips -> logits B x out_channels x H x W; `drop` of `decoder_levels`."""
+        return self.head(self.decoder_levels(bottleneck, skips, drop)[-1])
+
+    def skip_terms(self, skips):
+        """The skips' share of each decoder block's first convolution, B x channels x H x W each.
+
+        A convolution of the concatenation [skip, upsampled] is the sum of the convolutions of
+        either. The skips' does not change with dropout at the bottleneck.
+        """
+        return [
+            nn.functional.conv2d(skip, block[0].weight[:, : skip.shape[1]], padding=1)
+            for block, skip in zip(self.decoder, reversed(skips), strict=True)
+        ]
+
+    def decode_terms(self, bottleneck, terms):
+        """Dropped-out bottlenecks of some passes and `skip_terms` -> what `decode` returns.
+
+        `bottleneck` is (passes B) x 8w x H/16 x W/16, pass after pass; logits likewise.
+        """
+        x = bottleneck
+        for block, term in zip(self.decoder, terms, strict=True):
+            x = self.up(x)
+            x = nn.functional.conv2d(x, block[0].weight[:, -x.shape[1] :], padding=1)
+            x = (x.unflatten(0, (-1, len(term))) + term).flatten(0, 1)
+            for layer in list(block)[1:]:
+                x = layer(x)
+        return self.head(x)
+
+    def forward(self, images):
+        """float B x C x H x W in [0,1] -> logits B x out_channels x H x W."""
+        return self.decode(*self.encode(images))
+
+    def forward_heads(self, images):
+        """float B x C x H x W in [0,1] -> logits B x out_channels x H x W of every head.
+
+        A list: the output of `forward` and, with `heads`, those of the blocks at 1/4 and at 1/2 of
+        the resolution, upsampled bilinearly to H x W.
+        """
+        _, quarter, half, full = self.decoder_levels(*self.encode(images))
+        logits = [self.head(full)]
+        for head, level in zip(self.side, (quarter, half), strict=False):
+            size = images.shape[2:]
+            logits.append(
+                nn.functional.interpolate(head(level), size, mode="bilinear", align_corners=True)
+            )
+        return logits
+
+
+def part_of(state, parts):
+    """The entries of a state dict whose first name is in `parts`."""
+    return {name: value for name, value in state.items() if name.split(".")[0] in parts}
+
+
+def encoder_sha256(model):
+    """Hash of the encoder's weights: names the features that were made with it."""
+    return sha256_tensors(part_of(model.state_dict(), PARTS["encoder"]))
+
+
+def architecture(model):
+    """The arguments that `UNet` needs to be built again; files without `heads` mean none."""
+    return {
+        name: getattr(model, name)
+        for name in ("in_channels", "out_channels", "width", "dropout", "heads", "scale")
+    }
+
+
+def save_model(path, model, parts=None, **extra):
+    """Write a model (or the named `parts` of it) with its architecture, atomically."""
+    state = model.state_dict() if parts is None else part_of(model.state_dict(), parts)
+    state = {name: value.detach().cpu() for name, value in state.items()}
+    write_torch(path, {"architecture": architecture(model), "model": state, **extra})
+
+
+def read_model_file(path):
+    """A weights file's (architecture, state dict). UserError if it is no such file."""
+    content = read_torch(path, fix="run self_supervised/pretrain.py")
+    try:
+        return content["architecture"], content["model"]
+    except KeyError as error:
+        raise UserError(f"{path}: has no {error}; give a weights file of this project") from None
+
+
+def load_model(path):
+    """Build the whole model that `save_model` wrote, on the CPU, in evaluation mode."""
+    arch, state = read_model_file(path)
+    model = UNet(**arch)
+    missing = sorted(set(model.state_dict()) - set(state))
+    if missing:
+        raise UserError(
+            f"{path}: holds no {missing[0]}: not a whole model; give best.pt or weights.pt"
+        )
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def load_encoder(path):
+    """A model in evaluation mode whose encoder comes from `path` (encoder.pt or a whole model)."""
+    arch, _ = read_model_file(path)
+    model = UNet(**arch)
+    warm_start(model, path, "encoder")
+    return model.eval()
+
+
+def warm_start(model, path, init):
+    """Copy pretrained weights into `model`: `none`, `encoder`, or `all` but the output layer.
+
+    Exactly the keys of those parts are loaded; every other key keeps its value. Returns the two
+    sorted lists of names (loaded, kept). UserError where the file lacks a part or was made with
+    another width or number of channels.
+    """
+    own = model.state_dict()
+    loaded = sorted(part_of(own, PARTS[init]))
+    kept = sorted(set(own) - set(loaded))
+    if init == "none":
+        return loaded, kept
+    arch, state = read_model_file(path)
+    for name in ("width", "in_channels"):
+        if arch[name] != getattr(model, name):
+            raise UserError(
+                f"{path}: weights of {name} {arch[name]}, but this network has "
+                f"{getattr(model, name)}; give --width {arch['width']} and data of "
+                f"{arch['in_channels']} channel(s), or pretrain again"
+            )
+    state = part_of(state, PARTS[init])
+    missing = sorted(set(loaded) - set(state))
+    if missing:
+        raise UserError(
+            f"{path}: holds no {missing[0]}, needed by --init {init}; "
+            "give best.pt of the pretraining"
+        )
+    assert sorted(state) == loaded, f"{path}: unexpected {sorted(set(state) - set(loaded))}"
+    model.load_state_dict({**own, **state})
+    return loaded, kept

@@ -1,0 +1,1 @@
+"""Which images to label: the strategies, and what they look at."""

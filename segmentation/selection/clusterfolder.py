@@ -1,0 +1,53 @@
+"""What cluster.py wrote, as the strategies read it: arrays over a pool, in its order."""
+
+import numpy as np
+
+from segmentation.common.runfiles import UserError, read_npz, sha256_file
+
+FIX = "run cluster.py"
+
+
+def clusters_sha256(folder):
+    """Hash that names the clustering in `folder`. UserError if there is none."""
+    path = folder / "clusters.npz"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; {FIX}")
+    return sha256_file(path)
+
+
+def open_clusters(folder, pool, encoder=None, weights=None):
+    """Arrays by name: features, cluster, distance and, if it is there, pretext_loss.
+
+    `pool` is a list of ids, to which the rows are put in order. `encoder` is the hash of the
+    encoder in the file `weights`; features of another encoder are refused, those of none are not.
+    UserError also where the files are not of one call, or lack an image.
+    """
+    features = read_npz(folder / "features.npz", FIX)
+    clusters = read_npz(folder / "clusters.npz", FIX)
+    if str(clusters["features_sha256"]) != sha256_file(folder / "features.npz"):
+        raise UserError(f"{folder}/clusters.npz: of other features than features.npz; {FIX} again")
+    made_with = str(features["encoder_sha256"])
+    if encoder is not None and made_with not in ("", encoder):
+        raise UserError(
+            f"{folder}/features.npz: made with other weights than {weights}; "
+            f"{FIX} with these weights"
+        )
+    row = {name: place for place, name in enumerate(features["ids"].tolist())}
+    missing = [name for name in pool if name not in row]
+    if missing:
+        raise UserError(f"{folder}/features.npz: lacks pool image {missing[0]}; {FIX} on this data")
+    rows = np.array([row[name] for name in pool])
+    arrays = {**clusters, **features}
+    names = ("features", "cluster", "distance", "pretext_loss")
+    return {name: arrays[name][rows] for name in names if name in arrays}
+
+
+def reader(folder, arrays):
+    """A function that returns one of `arrays` by name; UserError where there is none."""
+
+    def read(name):
+        if name in arrays:
+            return arrays[name]
+        raise UserError(f"{folder}/features.npz: has no {name}; {FIX} with --weights best.pt")
+
+    return read

@@ -1,0 +1,274 @@
+"""Strategies by name: which images to label next.
+
+To add one, write a pure function in coldstart.py or query.py and its line in a table below. A
+strategy is called with a View and a budget, and returns that many positions in the pool, distinct
+and unlabelled; or an Answer, if there is more to tell.
+
+A cold start chooses without a model. As a query it goes on from what is labelled already.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from segmentation.model.inference import Inference
+from segmentation.selection import coldstart, query, uncertainty
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to choose images, and what one has to know to name it in an arm."""
+
+    choose: Callable  # (View, budget) -> int64 positions in the pool, or an Answer
+    help: str  # one line
+    reads: frozenset = frozenset()  # names of arrays of cluster.py's folder that it looks at
+    draws: bool = False  # whether chance decides: another View.rng, another choice
+    heads: bool = False  # whether the model must have the heads of deep supervision
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a strategy chose, and why."""
+
+    places: np.ndarray  # int64 positions in the pool, most useful first
+    scores: np.ndarray | None = None  # float64, of every unlabelled image, in the pool's order
+    sources: list | None = None  # of each place: the part of the strategy that chose it
+    pseudo: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # positions
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a strategy may look at: the pool by position (in id order), its labels, the model."""
+
+    labelled: np.ndarray  # boolean N
+    rng: np.random.Generator  # of this round
+    read: object  # function of a name: that array of cluster.py's folder; UserError if none
+    number: int = 0  # of the round
+    images: object = None  # data.images.Images of the pool
+    model: object = None  # after the last round; None in a cold start
+    passes: int = 0  # of Monte Carlo dropout
+    stream: tuple = ()  # of their dropout masks: a seed and names
+    inference: Inference | None = None  # how the model is run over the images
+    ceal: query.CealSettings | None = None  # groups and pseudo-labels of CEAL and DSAL
+
+    @property
+    def unlabelled(self):
+        """Positions of the unlabelled images, int64."""
+        return np.flatnonzero(~self.labelled)
+
+    @property
+    def features(self):
+        """Features of the pool, float32 N x D."""
+        return self.read("features")
+
+    @property
+    def clusters(self):
+        """k-means of the features: cluster int64 N, and distance to its centroid float64 N."""
+        return self.read("cluster"), self.read("distance")
+
+    def score(self, function):
+        """One of uncertainty.py's scores of each unlabelled image, float64, in order."""
+        monte_carlo = function in (uncertainty.score_ceal, uncertainty.score_bald)
+        more = (self.passes, self.stream) if monte_carlo else ()
+        images = self.images.subset(torch.from_numpy(self.unlabelled))
+        return function(self.model, images, *more, *self.inference)
+
+    def bottleneck(self):
+        """The model's own features of the pool: its pooled bottleneck, float32 N x D."""
+        return uncertainty.pooled_bottleneck(self.model, self.images, *self.inference)
+
+
+def from_features(rule):
+    """The strategy of a rule(features, labelled, budget, rng) of coldstart.py."""
+    return lambda view, budget: rule(view.features, view.labelled, budget, view.rng)
+
+
+def nearest_in_clusters(view, budget):
+    """SAAL's rule, with minus the distance to the own centroid as the score of each image."""
+    cluster, distance = view.clusters
+    places = coldstart.saal(cluster, distance, view.labelled, budget)
+    return Answer(places, -distance[view.unlabelled])
+
+
+def most(score, pick=query.highest):
+    """The strategy that takes what `pick(scores, budget)` takes of an uncertainty."""
+
+    def strategy(view, budget):
+        scores = view.score(score)
+        return Answer(view.unlabelled[pick(scores, budget)], scores)
+
+    return strategy
+
+
+def drawn(score, pick):
+    """The same for a `pick(scores, budget, rng)`."""
+    return lambda view, budget: most(score, lambda s, b: pick(s, b, view.rng))(view, budget)
+
+
+def ceal(view, budget):
+    """CEAL's three groups and its pseudo-labels."""
+    scores = view.score(uncertainty.score_ceal)
+    chosen, groups, note = query.ceal(scores, budget, view.rng, view.ceal)
+    sources = [f"ceal {group}" for group in groups]
+    return with_pseudo(view, query.ceal_pseudo, scores, chosen, sources, note)
+
+
+def dsal(view, budget):
+    """Where the model's heads disagree most; pseudo-labels where they agree most."""
+    scores = view.score(uncertainty.score_dsal)
+    return with_pseudo(view, query.dsal_pseudo, scores, query.highest(scores, budget))
+
+
+def with_pseudo(view, rule, scores, chosen, sources=None, note=""):
+    """The Answer of `chosen` unlabelled images and of those that `rule` labels by the model."""
+    asked = np.isin(np.arange(len(scores)), chosen)
+    pseudo = rule(scores, view.number, view.rng, view.ceal, asked)
+    places = view.unlabelled
+    return Answer(places[chosen], scores, sources, places[pseudo], note)
+
+
+def badge(view, budget):
+    """k-means++ on the model's features, scaled by its uncertainty."""
+    scores = view.score(uncertainty.score_margin)
+    features = view.bottleneck()
+    chosen = query.badge(
+        features[view.unlabelled], scores, budget, view.rng, features[view.labelled]
+    )
+    return Answer(view.unlabelled[chosen], scores)
+
+
+def uncertainty_herding(view, budget):
+    """MaxHerding whose coverage counts each image by the model's uncertainty of it."""
+    scores = view.score(uncertainty.score_entropy)
+    weights = np.zeros(len(view.labelled))
+    weights[view.unlabelled] = scores
+    places = coldstart.max_herding(view.features, view.labelled, budget, view.rng, weights=weights)
+    return Answer(places, scores)
+
+
+FEATURES, CLUSTERS = frozenset({"features"}), frozenset({"cluster", "distance"})
+
+COLD_STARTS = {  # see no model
+    "random": Strategy(
+        lambda view, budget: coldstart.random(view.labelled, budget, view.rng),
+        "uniformly, each seed its own draw",
+        draws=True,
+    ),
+    "saal": Strategy(
+        nearest_in_clusters,
+        "each cluster's members nearest to its centroid, in proportion to its size (2205.07021)",
+        CLUSTERS,
+    ),
+    "kmeans": Strategy(
+        from_features(coldstart.kmeans_nearest),
+        "nearest to each of as many centroids as there are labels to give",
+        FEATURES,
+        draws=True,
+    ),
+    "typiclust": Strategy(
+        from_features(coldstart.typiclust),
+        "the most typical image of each cluster without a label (2202.02794)",
+        FEATURES,
+        draws=True,
+    ),
+    "probcover": Strategy(
+        from_features(coldstart.probcover),
+        "greedily, most images within a radius (2205.11320)",
+        FEATURES,
+        draws=True,
+    ),
+    "maxherding": Strategy(
+        from_features(coldstart.max_herding),
+        "greedily, largest mean similarity to the nearest label (2407.12212)",
+        FEATURES,
+    ),
+    "kcenter": Strategy(
+        from_features(coldstart.k_center),
+        "greedily, the image farthest from all labels (CoreSet, 1708.00489)",
+        FEATURES,
+        draws=True,
+    ),
+    "usl": Strategy(
+        from_features(coldstart.usl),
+        "dense images that keep away from those chosen (2110.03006)",
+        FEATURES,
+        draws=True,
+    ),
+    "pt4al": Strategy(
+        lambda view, budget: coldstart.pretext_loss(
+            view.read("pretext_loss"), view.labelled, budget, view.rng
+        ),
+        "evenly over the tenth of the pool that the pretraining restores worst (2201.07459)",
+        frozenset({"pretext_loss"}),
+    ),
+    "typicover": Strategy(
+        from_features(coldstart.typical_cover),
+        "ours: as maxherding, on half-whitened features, the radius shrinks as labels grow",
+        FEATURES,
+    ),
+    "permuted": Strategy(
+        lambda view, budget: coldstart.permuted(*view.clusters, view.labelled, budget, view.rng),
+        "control: as saal, with the features of other images",
+        CLUSTERS,
+        draws=True,
+    ),
+    "first": Strategy(
+        lambda view, budget: coldstart.first(view.labelled, budget),
+        "control: the first images by id",
+    ),
+}
+BY_MODEL = {  # see the model of the last round
+    "entropy": Strategy(most(uncertainty.score_entropy), "the largest mean entropy"),
+    "margin": Strategy(most(uncertainty.score_margin), "the smallest mean margin of the classes"),
+    "bald": Strategy(
+        most(uncertainty.score_bald), "where dropout passes contradict each other (1112.5745)"
+    ),
+    "ceal": Strategy(
+        ceal, "CEAL's three groups of uncertainty, and its pseudo-labels (1711.09168)", draws=True
+    ),
+    "dsal": Strategy(
+        dsal,
+        "where the heads of deep supervision disagree; CRF-cleaned pseudo-labels (2101.09057)",
+        draws=True,
+        heads=True,
+    ),
+    "coreset": Strategy(
+        lambda view, budget: coldstart.k_center(view.bottleneck(), view.labelled, budget, view.rng),
+        "as kcenter, on the current model's features (1708.00489)",
+    ),
+    "badge": Strategy(
+        badge,
+        "k-means++ on the current model's features, scaled by uncertainty (after 1906.03671)",
+        draws=True,
+    ),
+    "power": Strategy(
+        drawn(uncertainty.score_entropy, query.power),
+        "drawn in proportion to the mean entropy: Gumbel noise on its logarithm (2106.12059)",
+        draws=True,
+    ),
+    "batches": Strategy(
+        drawn(uncertainty.score_entropy, query.stochastic_batches),
+        "of many random batches the one with the largest mean entropy (2301.07670)",
+        draws=True,
+    ),
+    "uherding": Strategy(
+        uncertainty_herding,
+        "as maxherding, each image weighted by the model's uncertainty (after 2412.20644)",
+        FEATURES,
+    ),
+}
+
+QUERIES = COLD_STARTS | BY_MODEL
+
+
+def ask(strategy, view, budget):
+    """Call a strategy and check what it promised: exactly `budget`, distinct, unlabelled."""
+    answer = strategy.choose(view, budget)
+    if not isinstance(answer, Answer):
+        answer = Answer(answer)
+    places = answer.places
+    assert len(set(places.tolist())) == len(places) == budget and not view.labelled[places].any()
+    return answer

@@ -1,0 +1,211 @@
+"""What the cold start sees of an image: images in, one row of numbers per image out.
+
+Each function takes a images.Images, goes through it in order, `batch` images at a time, and
+returns float32 with row i for image i, which `batch` changes by no more than rounding. The images
+decide what device is used.
+
+- `genesis`: the pooled bottleneck of the pretrained U-Net (Models Genesis, Zhou et al. 2019,
+  arXiv 1908.06912), as in SAAL (arXiv 2205.07021);
+- `imagenet`: the last features of a ResNet (He et al. 2016, arXiv 1512.03385) that learned
+  ImageNet, from a weights file of torchvision;
+- `thumbnails`: the images themselves, small: what features must beat to be worth anything;
+- `masks`: the pool's masks, small: what features could be at best. A control, and cheating;
+- `restoration_loss`: how badly the pretrained U-Net restores an image, on which PT4AL (Yi et al.
+  2022, arXiv 2201.07459) ranks the pool;
+- `released`: Genesis features with the mistakes of the paper's released code, as a control.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from segmentation.common.runfiles import UserError, numpy_rng
+from segmentation.common.stages import load_weights
+from segmentation.data.images import to_input
+from segmentation.model.inference import collect
+from segmentation.selection.geometry import normalise
+from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
+
+BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # name -> number of features
+IMAGENET_SIZE = (224, 224)  # pixels at which the published weights were trained
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1]
+SCALES = ("none", "l2", "instance", "standard")
+ROUNDING = 1e-6  # a column whose spread is this part of its mean or less is constant in float32
+
+
+# Genesis ----------------------------------------------------------------------------------------
+
+
+def pooled_bottleneck(model, inputs, pooling):
+    """float32 B x C x H x W in [0,1] -> bottleneck, averaged to pooling x pooling: B x D."""
+    bottleneck, _ = model.encode(inputs)
+    return adaptive_avg_pool2d(bottleneck, pooling).flatten(1)
+
+
+def genesis(model, images, pooling, batch):
+    """Pooled bottleneck of the clean images in evaluation mode: float32 N x (8 width pooling^2).
+
+    `model` is a UNet whose encoder was pretrained. At width 64 there are 512 values with
+    `pooling` 1 and 2048 with 2; all are at least 0, the bottleneck ends in a ReLU.
+    """
+    model.to(images.device).eval()
+    return collect(lambda part: pooled_bottleneck(model, to_input(part[:]), pooling), images, batch)
+
+
+def released(model, images, pooling, seed):
+    """`genesis` as the released code has it, two defects included: float32 N x (8 width pooling^2).
+
+    1. The rows come from the generator of the pretraining, which corrupts images and deals them
+       out in an order of its own: row i is of some image, not of image i.
+    2. Batch normalisation is in training mode, with the statistics of a batch, which is one image.
+
+    Order and corruptions are those of `seed`. `model` stays as it is.
+    """
+    model = copy.deepcopy(model).to(images.device).train()  # training mode changes its statistics
+    order = numpy_rng(seed, "released features", "order").permutation(len(images))
+
+    def rows(part):
+        corrupted, _ = corrupted_and_clean(part[:], part.ids, (seed, "released features"))
+        return pooled_bottleneck(model, corrupted, pooling)
+
+    return collect(rows, images.subset(torch.from_numpy(order)), 1)
+
+
+def restoration_loss(model, images, seed, batch, times=4, rates=DEFAULT_RATES):
+    """How badly a whole pretrained model restores each image: float32 N, at least 0.
+
+    Mean over `times` corruptions, with `rates`, of the mean squared error between the restored
+    and the clean image, both in [0,1]: the loss of the pretraining. The corruptions of an image
+    depend on `seed`, its id and the kind of device, not on the other images.
+    """
+    model.to(images.device).eval()
+
+    def losses(part):
+        total = torch.zeros(len(part), dtype=torch.float64, device=images.device)
+        for number in range(times):
+            stream = (seed, "restoration loss", number)
+            corrupted, clean = corrupted_and_clean(part[:], part.ids, stream, rates)
+            restored = model(corrupted).sigmoid()
+            total += (restored - clean).square().mean(dim=(1, 2, 3))
+        return (total / times).float()
+
+    return collect(losses, images, batch, "restoration losses")
+
+
+# ImageNet ---------------------------------------------------------------------------------------
+
+
+def load_resnet(path, backbone):
+    """torchvision's `backbone` with the weights in `path`, on the CPU.
+
+    `backbone` is one of BACKBONES, `path` a state dict as torchvision publishes it, such as
+    resnet50-11ad3fa6.pth; nothing is ever downloaded. Only `num_batches_tracked`, which older
+    files lack and nothing here reads, may be missing. The model's output layer is taken off, so
+    that it returns its 512 (resnet50: 2048) average-pooled features. UserError if the file is not
+    readable, or of another network.
+    """
+    from torchvision.models import get_model
+
+    give = f"give the weights file of torchvision's {backbone}, or the --backbone it is of"
+    state = load_weights(path, give)
+    model = get_model(backbone, weights=None)
+    own = model.state_dict()
+    state = state if isinstance(state, dict) else {}
+    for name, value in own.items():
+        if name not in state and name.endswith("num_batches_tracked"):
+            continue
+        if getattr(state.get(name), "shape", None) != value.shape:
+            what = "has another shape" if name in state else "is missing"
+            raise UserError(f"{path}: not of a {backbone} ({name} {what}); {give}")
+    extra = [name for name in state if name not in own]
+    if extra:
+        raise UserError(f"{path}: not of a {backbone} (it has no {extra[0]}); {give}")
+    model.load_state_dict({**own, **state})
+    model.fc = nn.Identity()
+    return model
+
+
+def imagenet_input(images):
+    """uint8 B x C x H x W, gray or RGB -> float32 B x 3 x 224 x 224 as the ResNets were trained.
+
+    Gray is repeated to three channels. The whole image is resized (bilinear, antialiased), not
+    cropped; each channel is brought to the mean and deviation of ImageNet.
+    """
+    inputs = interpolate(to_input(images), IMAGENET_SIZE, mode="bilinear", antialias=True)
+    mean, std = (inputs.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return (inputs - mean) / std  # of 3 channels, also where there is one
+
+
+def imagenet(model, images, batch):
+    """Features of a ResNet from `load_resnet`: float32 N x 512, of a resnet50 N x 2048; >= 0."""
+    model.to(images.device).eval()
+    return collect(lambda part: model(imagenet_input(part[:])), images, batch)
+
+
+# Thumbnails -------------------------------------------------------------------------------------
+
+
+def area_weights(length, side):
+    """A line of `length` pixels in `side` equal stretches: float64 side x length, rows sum to 1.
+
+    An entry is the part of that stretch which that pixel covers.
+    """
+    edges = torch.arange(side + 1, dtype=torch.float64) * length / side
+    pixel = torch.arange(length, dtype=torch.float64)
+    covered = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
+    return covered.clamp(min=0) * side / length
+
+
+def shrunk(planes, side):
+    """float32 B x ... x H x W -> means over side x side equal parts: B x D."""
+    down, across = (area_weights(length, side).to(planes) for length in planes.shape[-2:])
+    return (down @ planes @ across.T).flatten(1)
+
+
+def thumbnails(images, side, batch):
+    """Images shrunk to side x side by area averaging: float32 N x (C side^2) in [0,1].
+
+    A value is the exact mean over its part of the image, also where the side of the image is no
+    multiple of `side`. Order within a row: channel, row, column.
+    """
+    return collect(lambda part: shrunk(to_input(part[:]), side), images, batch)
+
+
+def masks(images, side, batch):
+    """The images' masks shrunk in the same way: float32 N x side^2 in [0,1].
+
+    UserError if an image has no mask.
+    """
+
+    def of(part):
+        return shrunk(torch.from_numpy(part.data.load_masks(part.ids)).float(), side)
+
+    return collect(of, images, batch)
+
+
+# Scale ------------------------------------------------------------------------------------------
+
+
+def scaled(features, how):
+    """float N x D features -> float32 N x D, brought to a scale.
+
+    `how`: "none"; "l2", each row to length 1, so that distances compare directions; "instance",
+    each row to mean 0 and standard deviation 1, so that pixels are compared whatever the light; or
+    "standard", each column to the same, so that all count alike. Rows of length 0, constant rows
+    and constant columns become 0. ValueError for another name.
+    """
+    features = np.asarray(features, dtype=np.float32)
+    if how == "none":
+        return features
+    if how == "l2":
+        return normalise(features)
+    if how == "instance":
+        return scaled(features.T, "standard").T.copy()
+    if how == "standard":
+        mean, std = (f(features, axis=0, dtype=np.float64) for f in (np.mean, np.std))
+        std[std <= ROUNDING * np.abs(mean)] = np.inf
+        return ((features - mean) / std).astype(np.float32)
+    raise ValueError(f"{how} is no scale; there are {', '.join(SCALES)}")

@@ -16,12 +16,12 @@ def test_the_papers_numbers():
 
 
 @pytest.mark.parametrize(
-    ("images", "anew", "epochs"),
+    ("images", "is_first", "epochs"),
     [(10, True, 50), (15, True, 25), (100, True, 5), (300, True, 4), (10, False, 3)],
 )
-def test_a_few_labels_get_more_epochs(images, anew, epochs):
+def test_a_few_labels_get_more_epochs(images, is_first, epochs):
     recipe = Recipe(batch=10, epochs=4, epochs_round=3, min_steps=50)
-    assert epochs_of(recipe, images, anew) == epochs
+    assert epochs_of(recipe, images, is_first) == epochs
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_nothing():

@@ -154,36 +154,44 @@ def test_every_modifier_of_an_arm(tmp_path):
     assert len(used) == 6 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()
 
 
-def test_an_official_test_set(tmp_path):
-    """Train on all of one folder, test on all of another."""
-    for name, first, count in (("train", 0, 14), ("test", 50, 4)):
-        make_set(tmp_path / name, count, first=first)
+def test_an_official_test_set_in_folders_of_any_name(tmp_path):
+    """Train on all of one folder, test on all of another; no shell reads their names."""
+    train, test = tmp_path / "a b;$(touch x)", tmp_path / "it's `touch x` \\ \"t\" *"
+    for folder, first, count in ((train, 0, 14), (test, 50, 4)):
+        make_set(folder, count, first=first)
     settings = {
         **TINY,
-        "DATA": tmp_path / "train",
-        "TEST_DATA": tmp_path / "test",
-        "RUN": tmp_path / "run",
-        "DATA_OUT": tmp_path / "data",
+        "DATA": train,
+        "TEST_DATA": test,
+        "RUN": tmp_path / "my run; $(touch x)",
+        "DATA_OUT": tmp_path / "my data & 'more' $HOME",
         "ARMS": "saal",
         "SEEDS": "0",
+        "CHOICES": 8,
     }
     result = run(**settings, BASELINE="none")
     assert result.returncode == 0, result.stderr
-    opened = open_data(tmp_path / "data")
+    opened = open_data(settings["DATA_OUT"])
     assert len(opened.pool) == 14 and opened.test == [f"A{number:03d}" for number in range(50, 54)]
-    rows = (tmp_path / "run" / "seg" / "saal" / "seed0" / "round_01" / "metrics.csv").read_text()
+    last = settings["RUN"] / "seg" / "saal" / "seed0" / "round_01"
+    rows = (last / "metrics.csv").read_text()
     assert [line.split(",")[0] for line in rows.splitlines()[1:]] == opened.test
+    assert (settings["RUN"] / "choices" / "saal.png").exists()
+    assert not (ROOT / "x").exists() and not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
     ("settings", "words", "message"),
     [
         ({"PRESET": "huge"}, (), "PRESET=huge is not a preset"),
-        ({"ARMS": "full best"}, (), "ARMS has best, which is no arm"),
-        ({"ARMS": "random-best"}, (), "ARMS has random-best, which is no arm"),
-        ({"ARMS": "ceal-random"}, (), "ARMS has ceal-random, which is no arm"),
-        ({"ARMS": "random+luck"}, (), "ARMS has random+luck, but +luck is not known"),
-        ({"ARMS": "saal+imagenet"}, (), "ARMS has saal+imagenet: set IMAGENET"),
+        ({"ARMS": "full best"}, (), "best is no arm"),
+        ({"ARMS": "random-best"}, (), "random-best is no arm"),
+        ({"ARMS": "ceal-random"}, (), "ceal-random is no arm"),
+        ({"ARMS": "random+luck"}, (), "random+luck: +luck is not known"),
+        ({"ARMS": "saal+imagenet"}, (), "saal+imagenet: set IMAGENET"),
+        ({"ARMS": "random+flips+light"}, (), "random+flips+light: +flips contradicts +light"),
+        ({"ARMS": "random+k20"}, (), "random+k20: +k20 would change nothing"),
+        ({"OTHER_BUDGETS": "x"}, (), "OTHER_BUDGETS: 'x' is not PATTERN"),
         ({"TEST_DATA": "nowhere"}, (), "nowhere: no such folder"),
         ({}, ("tests",), "run.sh tests is not known"),
         ({"DATA": "nowhere"}, (), "nowhere: no such folder"),

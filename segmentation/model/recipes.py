@@ -45,9 +45,12 @@ RECIPES = {
 }
 
 
-def epochs_of(recipe, images, anew):
-    """Epochs over `images` many images: a cycle's worth of steps, though the labels be few."""
-    if not anew:
+def epochs_of(recipe, images, is_first):
+    """Enough epochs over `images` images for at least `min_steps` optimizer steps, if `is_first`.
+
+    That is a training from the first weights; one that goes on has its `epochs_round`.
+    """
+    if not is_first:
         return recipe.epochs_round
     steps = -(-images // recipe.batch)
     return max(recipe.epochs, -(-recipe.min_steps // steps))

@@ -8,9 +8,11 @@ import pytest
 
 from results import update_readme
 from segmentation.common.runfiles import run_script
+from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("results/**/*.md"))]
 
 
 def test_the_results_tables_are_the_measured_ones():
@@ -46,9 +48,21 @@ def test_blocks_are_filled_from_their_files(tmp_path, monkeypatch, capsys):
     assert "t.md: No such file" in capsys.readouterr().err
 
 
-def test_every_linked_file_exists():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links and all((ROOT / link).exists() for link in links), links
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_linked_file_exists(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing, missing
+    assert links or page.name != "README.md"
+
+
+def test_every_strategy_stands_in_the_table():
+    """The first column of the table of strategies names all of them, the cold starts first."""
+    section = README.split("\n## Strategies\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    names = re.findall("`([^`]+)`", " ".join(rows))
+    assert sorted(names) == sorted(QUERIES)
+    assert set(names[: len(COLD_STARTS)]) == set(COLD_STARTS)
 
 
 def test_every_named_option_exists():

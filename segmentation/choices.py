@@ -1,4 +1,4 @@
-"""What each arm labelled first: one map of the pool per arm, and a sheet of thumbnails.
+"""What each arm labelled first: for each arm a map of the pool and a sheet of thumbnails.
 
     python segmentation/choices.py --runs runs/study/seg --seed 0 --budget 20 \\
         --clusters runs/study/cluster/seed0 --data data/isic2017-48gray --out runs/study/choices
@@ -36,7 +36,7 @@ def parse_args():
     add("--out", type=Path, required=True, help="folder to write to")
     add("--seed", type=int, default=0, help="whose runs are shown")
     add("--budget", type=positive, default=20, help="how many labels")
-    add("--partial", action="store_true", help="leave out arms that are not so far yet")
+    add("--partial", action="store_true", help="leave out arms that have not that many labels yet")
     return parser.parse_args()
 
 
@@ -45,7 +45,9 @@ def main():
     data = open_data(args.data)
     clusters = read_npz(args.clusters / "clusters.npz", "run cluster.py")
     if "map" not in clusters:
-        raise UserError(f"{args.clusters}/clusters.npz: has no map; run cluster.py anew")
+        raise UserError(
+            f"{args.clusters}/clusters.npz: has no map; delete the folder and run cluster.py again"
+        )
     chosen, late = {}, []
     for arm in args.arms:
         try:

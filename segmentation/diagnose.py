@@ -1,14 +1,18 @@
-"""Why a cold start helps or does not: what the features know, and what each arm labelled first.
+"""A closer look at cold starts: do near features mean alike masks, and what was labelled first?
 
     python segmentation/diagnose.py --runs runs/study/seg --arms random saal typicover \\
         --budget 20 --data data/isic2017-48gray --clusters runs/study/cluster \\
         runs/study/cluster-thumbnails --out runs/study/diagnosis
 
-Of every --clusters folder (written by cluster.py, or a folder of such, seed0, seed1, ...), writes
-to --out `features.md` and .csv: do images near in these features have masks alike? In `labels.md`
-and .csv, of every arm: how far the pool's images are from the nearest of the first --budget labels
-in the first folder's features, how large the lesions are that were labelled, and the Dice. Masks of
-the whole pool are looked at, which no strategy may do.
+A folder of --clusters is written by cluster.py, or holds such folders: seed0, seed1, ... Writes to
+--out, each as .md and .csv:
+
+- `features`, a row per --clusters folder: do images near in its features have similar masks?
+- `labels`, a row per arm: how far the pool's images are from the nearest of the arm's first
+  --budget labels (in the features of the first --clusters folder), how large the labelled lesions
+  are, and the Dice.
+
+It looks at the masks of the whole pool, which no strategy may do.
 """
 
 import sys
@@ -37,16 +41,17 @@ from segmentation.selection.clusterfolder import open_clusters
 
 NEIGHBOURS = 5
 FEATURES_NOTE = (
-    f"Of each pool image: the Dice of its mask with those of its {NEIGHBOURS} nearest images in "
-    "the features (Euclidean), and of as many random images; and, over the pool, Spearman's "
-    "correlation of its lesion's area with the mean area of the nearest. ± is over the seeds."
+    f"For each pool image: the Dice of its mask with the masks of its {NEIGHBOURS} nearest images "
+    "in the features (Euclidean), and with those of as many random images, averaged over the pool. "
+    "Then Spearman's correlation, over the pool, of the area of an image's lesion with the mean "
+    "area of its neighbours' lesions. ± is the standard deviation over seeds."
 )
 LABELS_NOTE = (
-    "Distance: of a pool image to the nearest label, mean over the pool, in percent of the root "
-    "mean square distance of two pool images. Area: of the lesions labelled, in percent of the "
-    "image; the pool has {area:.1f}. Dice on the test images. ± is over the seeds. Spearman's "
-    "correlation of distance and Dice over all runs, both less their seed's mean: "
-    "{correlation}."
+    "Distance: from a pool image to the nearest labelled one, averaged over the pool, in percent "
+    "of the root mean square distance between two pool images. Area: of the labelled lesions, in "
+    "percent of the image; over the whole pool it is {area:.1f}. Dice is on the test images. ± is "
+    "the standard deviation over seeds. Spearman's correlation of distance and Dice over all runs, "
+    "each less the mean of its seed: {correlation}."
 )
 
 

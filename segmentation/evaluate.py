@@ -5,7 +5,7 @@
 
 Writes to --out: `metrics.csv` (one row per image), `summary.json` (the means, with the hashes of
 the weights and the data), and `cases.png` (the best, the median and the worst cases by Dice, with
-the outlines of truth and prediction). Images without a mask are left out, and it says so.
+the outlines of truth and prediction). Images without a mask are left out; how many is printed.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""From the run folders of an experiment to its tables and its learning curves.
+"""Tables and learning curves of an experiment, from its run folders.
 
     python segmentation/tables.py --runs runs/demo/seg
     python segmentation/tables.py --runs runs/demo/seg --arms random saal-ceal --baseline random
@@ -6,8 +6,8 @@
 
 Reads `ARM/seedS/state.json` and `ARM/seedS/round_RR/metrics.csv` under --runs, and writes to --out:
 
-- `table.md`, `table.csv`: a row per arm, every metric at the last round as mean ± sample standard
-  deviation over the seeds of the mean over the test images. With --baseline also the difference in
+- `table.md`, `table.csv`: a row per arm with every metric at its last round, averaged over the test
+  images, as mean ± sample standard deviation over the seeds. With --baseline also the difference in
   Dice to that arm, over the seeds that both have, with its 95 % t-interval.
 - `rounds.md`, `rounds.csv`: Dice at every number of labels.
 - `learning_curves.png`: the same as a picture.
@@ -16,14 +16,14 @@ With --baseline also, over the seeds and numbers of labels that an arm shares wi
 
 - `significance.md`, `significance.csv`: the paired difference in Dice of each arm at each number of
   labels and in the area under the curve, its interval, p values and effect size.
-- `summary.md`, `summary.csv`: a row per arm, the area under the learning curve, and with --bound
-  the labels that it takes to reach 95 % of the Dice of that arm.
+- `summary.md`, `summary.csv`: a row per arm with the area under its learning curve; with --bound
+  also the number of labels that reaches 95 % of the Dice of that arm (full supervision).
 - `ranks.png`: the mean rank of each arm, at the numbers of labels that most arms have.
 
-Arms NAME+draw00, NAME+draw01, ... are random draws of one kind; they become two rows, NAME+draws,
-their mean, and NAME+best, by seed the best of them by test Dice: an oracle's bound. The .csv files
-hold the plain values (0..1, HD95 in pixels), the .md files percent. Only finished runs count; the
-others are named below the table.
+Arms NAME+draw1, NAME+draw2, ... are repeated random draws of one arm. They become two rows:
+NAME+draws, their mean, and NAME+best, for each seed the draw with the best test Dice, which no
+strategy can know. The .csv files hold plain values (0..1, HD95 in pixels), the .md files percent.
+Only finished runs count; the others are named below the table.
 """
 
 import shlex
@@ -75,9 +75,9 @@ def parse_args():
     parser.add_argument("--out", type=Path, help="folder to write to; else `tables` beside --runs")
     parser.add_argument("--arms", nargs="+", help="only these arms, in this order")
     parser.add_argument("--baseline", help="arm to which the others' Dice is compared, by seed")
-    help = "arm of full supervision, 95 %% of whose Dice is a target (with --baseline)"
+    help = "arm of full supervision: the labels that reach 95 %% of its Dice (with --baseline)"
     parser.add_argument("--bound", help=help)
-    help = "note arms and a baseline without finished runs, in place of refusing them"
+    help = "leave out arms and a baseline without finished runs, and say so"
     parser.add_argument("--partial", action="store_true", help=help)
     return parser.parse_args()
 

@@ -312,7 +312,7 @@ def test_summary(runs, monkeypatch):
     assert float(saal["area_difference"]) == pytest.approx(0.01)
     assert full["area_mean"] == full["budgets"] == random["area_difference"] == ""
     text = (runs.parent / "tables" / "summary.md").read_text()
-    assert "labels for 95 % of full |" in text and "the Dice 85.5 %:" in text
+    assert "labels for 95 % of full |" in text and "a Dice of 85.5 %:" in text
     assert "| 10 to 20 (2) | 74.0 ± 1.7 | +8.0 [" in text and "| 19 (2 of 3) |" in text
     assert "| full | 1 | – | – | – | – | ≤ 100 (1 of 1) |" in text
     assert "| 66.0 ± 1.0 | baseline | – | > 20 (0 of 3) |" in text

@@ -1,1 +1,1 @@
-"""Finished runs, compared: statistics and tables."""
+"""An experiment over many arms: their names, the plan of its calls, statistics, tables."""

@@ -1,4 +1,4 @@
-"""The rows of the tables: arms summed up over seeds, and compared with a baseline.
+"""The rows of the tables: each arm summarised over its seeds, and compared with a baseline.
 
 A row is a dict; fractions are in 0..1, HD95 in pixels. `groups` maps the name of an arm to its
 runs (runs.by_arm, runs.combine_draws).
@@ -14,7 +14,7 @@ from segmentation.analysis.runs import common_budgets, pairs
 from segmentation.analysis.significance import mean_sd
 from segmentation.model import metrics
 
-AREA = "area under the curve"  # stands among the numbers of labels
+AREA = "area under the curve"  # in the column of numbers of labels
 
 
 def final_rows(groups, baseline=None):
@@ -63,9 +63,10 @@ def columns(name, interval):
 
 
 def significance_rows(groups, baseline):
-    """The rows of significance.csv and the names of the arms that share nothing with `baseline`.
+    """The rows of significance.csv, and the arms without a seed or budget that `baseline` has.
 
-    A row per arm and number of labels, and one per arm for the area under the curve.
+    A row per arm and number of labels, and one per arm for the area under the curve. Holm's
+    correction is over all arms of one number of labels.
     """
     rows, apart = [], []
     for arm, group in groups.items():
@@ -110,7 +111,7 @@ def comparison(differences):
 def summary_rows(groups, baseline, compared, target=None):
     """The rows of summary.csv, one per arm; `compared` are the rows of significance.csv.
 
-    With `target`, a Dice, also the labels that it takes to reach it.
+    With `target`, a Dice in 0..1, also the number of labels that reaches it.
     """
     differences = {row["arm"]: row for row in compared if row["labels"] == AREA}
     rows = []
@@ -143,15 +144,15 @@ def summary_rows(groups, baseline, compared, target=None):
 
 
 def ordinary(groups):
-    """The arms that are not made of draws, which alone are ranked and tested as a family."""
+    """The arms that are runs of their own, not summaries of draws: only these are ranked."""
     return {arm: group for arm, group in groups.items() if not group[0].combined}
 
 
 def rank_curves(groups):
-    """Each arm's mean rank in Dice, as a dict arm -> (labels, ranks), empty for those not ranked.
+    """Each arm's mean rank in Dice: a dict arm -> (labels, ranks), two empty lists if not ranked.
 
-    A rank among twelve arms says something else than one among four, so ranks are at the numbers of
-    labels that most arms have, among these, over the seeds that all of them have.
+    Third of twelve arms is not third of four. So ranks are given only at those numbers of labels
+    that the most arms have, among these arms, averaged over the seeds that all of them have.
     """
     curves = {arm: ([], []) for arm in groups}
     arms = {}

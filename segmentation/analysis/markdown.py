@@ -1,4 +1,4 @@
-"""Rows as Markdown: numbers in percent with what they may vary by, and what the columns mean."""
+"""Rows as Markdown tables in percent, and the notes that say what their columns mean."""
 
 from segmentation.model import metrics
 
@@ -19,23 +19,24 @@ DEFINITIONS = (
     "± is the sample standard deviation over seeds (–: one seed)."
 )
 COMPARED = (
-    "Differences are paired, the same seed and the same test image, in Dice points. Their interval "
-    "and p come from a bootstrap over seeds and test images with the wider tails of few seeds; "
-    "p (Holm) is corrected for the number of arms at the same labels, draws apart. g is the mean "
-    "difference over seeds by its standard deviation, with Hedges' correction and the interval of "
-    "the noncentral t. The area under the curve is the mean Dice along log2 of the labels that "
-    "both arms have. The .csv file also has the t-interval over seeds and the p value of "
-    "Wilcoxon's test over images (differences averaged over seeds)."
+    "Differences are in Dice points and paired: same seed, same test image. Their interval and p "
+    "come from a bootstrap over seeds and test images, with wider tails where seeds are few; "
+    "p (Holm) is corrected for the arms of this table at the same number of labels (not for "
+    "summaries of draws). g is Hedges' g: the mean difference over seeds, divided by its standard "
+    "deviation and corrected for few seeds, with the interval of the noncentral t. The area under "
+    "the curve is the mean Dice along log2 of the labels, at the numbers of labels that both arms "
+    "have. The .csv file also has the t-interval over seeds and the p value of Wilcoxon's test "
+    "over images (differences averaged over seeds)."
 )
 SUMMARISED = (
-    "The area under the learning curve is the mean Dice along log2 of the labels (column budgets: "
-    "those that the arm and {baseline} both have), ± the standard deviation over seeds; the "
-    "difference is paired by seed and test image, its interval a bootstrap over both."
+    "The area under the learning curve is the mean Dice along log2 of the labels, ± the standard "
+    "deviation over seeds, at the budgets that the arm and {baseline} both have (third column). "
+    "The difference is paired by seed and test image; its interval is a bootstrap's over both."
 )
 REACHED = (
-    "Labels to reach the Dice {target}: where the mean curve first crosses it, on a straight line "
-    "over log2 of the labels (≤: from the first budget on; >: not with the most that it had); in "
-    "brackets the seeds whose own curve reaches it."
+    "Labels to reach a Dice of {target}: where the mean curve first crosses it, drawn straight "
+    "between budgets over log2 of the labels (≤: reached at the smallest budget; >: not reached at "
+    "the largest). In brackets: the number of seeds whose own curve reaches it."
 )
 SHARE = 0.95  # of full supervision, a target
 

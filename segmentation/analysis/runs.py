@@ -31,9 +31,9 @@ class Run:
 def read_runs(folder, arms=None, partial=False):
     """The finished runs under `folder`, and notes on the others.
 
-    `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError where
-    no run is finished, two runs differ in their data, or, unless `partial`, an arm of `arms` has no
-    run.
+    `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError if no
+    run is finished, if two runs have different data, or, unless `partial`, if an arm of `arms` has
+    no run.
     """
     states, missing = read_states(folder, arms, partial)
     done = [pair for pair in states if is_finished(pair[1])]
@@ -59,7 +59,7 @@ def read_runs(folder, arms=None, partial=False):
 
 
 def read_states(folder, arms, partial):
-    """Pairs of a run's folder and its state, in name order, and the names of arms without any."""
+    """Pairs (a run's folder, its state) in the order of their names, and the arms without a run."""
     run_folders = sorted(
         path for path in folder.glob("*/seed*") if arms is None or path.parent.name in arms
     )
@@ -73,7 +73,7 @@ def read_states(folder, arms, partial):
 
 
 def read_state(path):
-    """A run's state; one without rounds where the run was stopped in its first round."""
+    """A run's state; one without rounds if the run stopped before the end of its first round."""
     if not path.exists():
         return {"rounds": [], "rounds_planned": 0}
     state = read_json(path, fix=FIX)
@@ -84,7 +84,7 @@ def read_state(path):
 
 
 def is_finished(state):
-    """Whether a run has done all its rounds; the initial one comes before the planned ones."""
+    """Whether a run has done all its rounds: round 0 and those planned after it."""
     return len(state["rounds"]) > state["rounds_planned"]
 
 
@@ -168,11 +168,12 @@ def common_budgets(group, baseline):
 
 
 def combine_draws(groups):
-    """The arms NAME+drawNN made into two, which come last: NAME+draws, their mean, and NAME+best.
+    """Replace the arms NAME+drawN by two, which come last: NAME+draws, their mean, and NAME+best.
 
-    The best is chosen by its Dice on the test images themselves, in each round: a bound of what
-    selection could gain, not a strategy. Only seeds with all draws count. Returns the groups and
-    notes (texts) on what is left out. UserError where the draws differ in their labels.
+    The best is chosen in each round by its Dice on the test images themselves: it shows what
+    choosing among these draws could gain, and is no strategy. Only seeds with all draws count.
+    Returns the groups and notes (texts) on what is left out. UserError if the draws differ in their
+    numbers of labels.
     """
     combined, families, notes = {}, {}, []
     for arm, group in groups.items():

@@ -1,11 +1,11 @@
 """The maps of what each arm labelled first."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 from conftest import LOOP, call
-from PIL import Image
 
 from segmentation import choices
 from segmentation.common.runfiles import read_npz, run_script, write_npz
@@ -33,13 +33,21 @@ def draw(data, clusters, runs, tmp_path, monkeypatch):
     return make
 
 
-def test_a_map_and_a_sheet_for_each_arm(draw):
-    out = draw("--budget", 10)
+@pytest.mark.parametrize("budget", [10, 11])
+def test_a_map_and_a_sheet_for_each_arm(draw, runs, clusters, figures, budget):
+    out = draw("--budget", budget)
     assert {path.name for path in out.iterdir()} == {"map.png", "random.png", "typiclust.png"}
-    small = Image.open(out / "map.png").size
-    assert small[0] > small[1] > 300
-    bytes_before = (out / "map.png").read_bytes()
-    assert (draw("--budget", 11) / "map.png").read_bytes() != bytes_before
+    panels = figures["map.png"].axes
+    assert [axes.get_title() for axes in panels] == ["random", "typiclust"]
+    assert f"The first {budget} labels of seed 0" in figures["map.png"].get_suptitle()
+    content = read_npz(clusters / "clusters.npz")
+    place = {name: row for row, name in enumerate(content["ids"].tolist())}
+    for axes, arm in zip(panels, ("random", "typiclust"), strict=True):
+        state = json.loads((runs / arm / "seed0" / "state.json").read_text())
+        rows = sorted(place[entry["id"]] for entry in state["labelled"][:budget])
+        everything, marked = axes.collections
+        np.testing.assert_allclose(everything.get_offsets(), content["map"])
+        np.testing.assert_allclose(marked.get_offsets(), content["map"][rows])
 
 
 def test_an_arm_that_is_not_so_far_yet(draw):

@@ -21,19 +21,34 @@ def has_colour(picture, colour):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_restorations(tmp_path, channels):
+def test_restorations(tmp_path, figures, channels):
     images = torch.rand(4, channels, 32, 32)
-    pictures.restorations(tmp_path / "r.png", images, images, 2 * images - 0.5)
-    assert cv2.imread(str(tmp_path / "r.png")).shape[1] == pytest.approx(120 * 5.6, abs=2)
+    rows = (images, images.flip(3), 2 * images - 0.5)
+    pictures.restorations(tmp_path / "r.png", *rows, title="held out")
+    panels = figures["r.png"].axes
+    assert [axes.get_ylabel() for axes in panels[::4]] == ["corrupted", "restored", "clean"]
+    assert figures["r.png"].get_suptitle() == "held out"
+    for axes, image in zip(panels, torch.cat(rows), strict=True):
+        shown = np.asarray(axes.images[0].get_array()).reshape(32, 32, channels)
+        np.testing.assert_allclose(shown, image.clamp(0, 1).permute(1, 2, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 10, 20, 50, 120])
-def test_latent_map(tmp_path, count):
+def test_latent_map(tmp_path, figures, count):
     rng = np.random.default_rng(0)
     clusters = 3 + rng.integers(0, count, 200)  # numbers need not start at 0
     points, chosen = rng.normal(size=(200, 2)), rng.random(200) < 0.2
     pictures.latent_map(tmp_path / "l.png", points, clusters, chosen, "t-SNE")
-    assert cv2.imread(str(tmp_path / "l.png")).mean() > 150
+    (axes,), (legend,) = figures["l.png"].axes, figures["l.png"].legends
+    rest, marked = axes.collections
+    np.testing.assert_allclose(marked.get_offsets(), points[chosen])
+    np.testing.assert_allclose(rest.get_offsets(), points[~chosen])
+    names = [f"chosen ({chosen.sum()})", f"not chosen ({(~chosen).sum()})"]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    numbers = [text.get_text() for text in axes.texts]
+    present = np.unique(clusters)
+    assert numbers == ([str(name) for name in present] if 1 < len(present) <= 50 else [])
+    assert axes.get_title() == "t-SNE"
     assert len(np.unique(pictures.palette(count)[:, :3], axis=0)) == count
 
 
@@ -59,12 +74,20 @@ def test_sheet_lines():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_large_sheet(tmp_path, channels):
+def test_large_sheet(tmp_path, figures, channels):
     images, clusters = colour_images(300, 48, 64, channels), np.arange(300) % 10
     labels = [f"a-rather-long-image-name-{i:04d}" for i in range(300)]
     pictures.selection_sheet(tmp_path / "s.png", images, clusters, labels, title="chosen")
     height, width, _ = cv2.imread(str(tmp_path / "s.png")).shape
     assert width == 90 + 20 * 70 and height == 30 + 20 * 66 + 6
+    (axes,) = figures["s.png"].axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[0] == "chosen"
+    headings = [text for text in texts if text.startswith("cluster")]
+    assert headings == [f"cluster {k}\n30 chosen" for k in range(10)]
+    order = np.argsort(clusters, kind="stable")
+    below = [text for text in texts if text.startswith("…")]
+    assert below == [f"…{labels[place][-13:]}" for place in order]
 
 
 @pytest.mark.parametrize("n", [1, 4, 9])
@@ -85,13 +108,22 @@ def test_cases_with_empty_and_full_masks(tmp_path):
     assert has_colour(picture, pictures.TRUTH) and not has_colour(picture, pictures.PREDICTION)
 
 
-def test_learning_curves(tmp_path):
+def test_learning_curves(tmp_path, figures):
     curves = {f"arm {i}": ([10, 20, 30], [i, i + 1, i + 2], [0.1, 0.2, None]) for i in range(9)}
     pictures.learning_curves(tmp_path / "a.png", curves, "Dice (%)", "title")
-    curves["full"] = ([100], [14.0], [0.5])
-    pictures.learning_curves(tmp_path / "b.png", curves, "Dice (%)", "title")
-    pictures.learning_curves(tmp_path / "c.png", {"full": curves["full"]}, "Dice (%)", "title")
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3
+    (axes,) = figures["a.png"].axes
+    assert [tuple(line.get_ydata()) for line in axes.lines] == [(i, i + 1, i + 2) for i in range(9)]
+    assert not axes.collections, "nine curves are too many for bands"
+    assert (axes.get_title(), axes.get_ylabel()) == ("title", "Dice (%)")
+    few = {**dict(list(curves.items())[:2]), "full": ([100], [14.0], [0.5])}
+    pictures.learning_curves(tmp_path / "b.png", few, "Dice (%)", "title")
+    (axes,), (legend,) = figures["b.png"].axes, figures["b.png"].legends
+    assert len(axes.collections) == 2 and len(axes.patches) == 1  # two bands, and that of full
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["full (100 labels)", "arm 1", "arm 0"]
+    pictures.learning_curves(tmp_path / "c.png", {"full": few["full"]}, "Dice (%)", "title")
+    (line,) = figures["c.png"].axes[0].lines
+    assert list(line.get_ydata()) == [14.0, 14.0]
 
 
 def test_same_picture_same_bytes_and_nothing_left_behind(tmp_path):

@@ -6,20 +6,21 @@
     python preprocess.py --images DIR --masks DIR --test-images DIR --test-masks DIR --out data/x
     python preprocess.py --verify --out data/isic2017 --root downloads/isic2017
 
-FOLDER holds, at its top or one level further down, the folders of an official ISIC archive
-(`*_Data` or `*_Input`, and `*_GroundTruth`) or `images/` and, if there are any, `masks/`.
-Pictures are .jpg, .jpeg, .png and .bmp in any case; superpixels, tables and hidden files are
-skipped. The id of an image is its file name without the ending; the mask of `ID.jpg` is
-`ID_segmentation`, `ID_mask` or `ID` with one of these endings. An image without a mask becomes an
-unlabelled row of the pool.
+FOLDER contains, directly or one level further down, either the folders of an official ISIC archive
+(`*_Data` or `*_Input`, and `*_GroundTruth`), or `images/` and optionally `masks/`. Files with the
+extension .jpg, .jpeg, .png or .bmp (in any case) are read; superpixels, tables and hidden files are
+skipped. The id of an image is its file name without the extension. The mask of `ID.jpg` is
+`ID_segmentation`, `ID_mask` or `ID`, plus one of these extensions. Images without a mask become
+unlabelled images of the pool.
 
-The output folder holds `images.npy` (uint8 N x H x W x C, C = 1 with --gray), `masks.npy` (uint8
-N x H x W in {0,1}, zeros where there is none), `manifest.json`, `splits.json` and `inputs.json`
-(sizes and times of the files read). It appears under its name only when it is complete. Rows are
-in id order. A second call with the same files and options does nothing.
+The output folder contains `images.npy` (uint8 N x H x W x C, C = 1 with --gray), `masks.npy` (uint8
+N x H x W in {0,1}, all zeros for an image without a mask), `manifest.json`, `splits.json` and
+`inputs.json` (size and modification time of each input file). Rows are sorted by id. The folder
+gets its name only when it is complete. Running the script again with the same files and options
+does nothing.
 
 Images are resized by anti-aliased cubic interpolation, masks by nearest neighbour
-(segmentation/data/reading.py says why).
+(segmentation/data/reading.py explains why).
 """
 
 import argparse
@@ -45,7 +46,7 @@ from segmentation.data.splitting import resolve_counts
 
 
 def find_sources(args):
-    """All sources in id order, and the ids of masks without an image, as the options say."""
+    """All sources sorted by id, and the ids of masks without an image, from the given folders."""
     images, masks = find_folders(args.root) if args.root else (args.images, args.masks)
     sources, strays = pair(images, masks)
     if args.test_images:
@@ -56,15 +57,15 @@ def find_sources(args):
                 raise UserError(f"{source.image}: has no mask in {args.test_masks}; add it")
             if source.id in seen:
                 raise UserError(
-                    f"{source.image}: has the id of {seen[source.id].image}; an image is either "
-                    "of the pool or of the test set, remove one"
+                    f"{source.image}: has the same id as {seen[source.id].image}, but an image "
+                    "cannot be in both the pool and the test set; rename or remove one"
                 )
         sources, strays = sources + tests, strays + test_strays
     return sorted(sources), sorted(strays)
 
 
 def few(names):
-    """A count and the first few of a list, for one line of a report."""
+    """The length of a list and its first three entries, as text."""
     if not names:
         return "none"
     first = ", ".join(name if isinstance(name, str) else " = ".join(name) for name in names[:3])
@@ -72,7 +73,7 @@ def few(names):
 
 
 def headline(out):
-    """One line about a data folder."""
+    """One line that describes a data folder."""
     data = open_data(out)
     kind = "SYNTHETIC images (--demo)" if data.synthetic else "images"
     height, width, channels = data.images.shape[1:]
@@ -84,7 +85,7 @@ def headline(out):
 
 
 def report(out):
-    """Print what was made and whatever the user should know about the inputs."""
+    """Print a summary of the data folder, with anything unusual about the inputs."""
     manifest, splits = read_json(out / "manifest.json"), read_json(out / "splits.json")
     options = manifest["options"]
     print(headline(out))
@@ -94,10 +95,10 @@ def report(out):
     print(f"  groups of identical images: {few(manifest['duplicates'])}")
     if manifest["duplicates_with_different_masks"]:
         print(
-            f"  of these with different masks: {few(manifest['duplicates_with_different_masks'])}"
+            f"  of these, with different masks: {few(manifest['duplicates_with_different_masks'])}"
         )
     if splits["dropped"]:
-        print(f"  left out of the pool, equal to a test image: {few(splits['dropped'])}")
+        print(f"  left out of the pool, identical to a test image: {few(splits['dropped'])}")
     if not options["official_test"]:
         labelled = len(manifest["rows"]) - len(unlabelled)
         pool_count, test_count = resolve_counts(
@@ -107,27 +108,27 @@ def report(out):
         got = (len(set(splits["pool"]) - set(unlabelled)), len(splits["test"]))
         if asked != got:
             print(
-                f"  {got[0]} labelled images in the pool and {got[1]} in the test set, not "
-                f"{asked[0]} and {asked[1]}: identical images stay together"
+                f"  {got[0]} labelled images in the pool and {got[1]} in the test set instead of "
+                f"{asked[0]} and {asked[1]}, because identical images stay together"
             )
     if manifest["synthetic"]:
-        print("  synthetic: drawn by this script; results on them say nothing about real lesions")
+        print("  synthetic images: results on them say nothing about real lesions")
 
 
 def image_size(text):
     """An argparse type: `256` or `192x240` (height x width) -> [height, width].
 
-    The U-Net halves its input four times, so each side must be a multiple of 16; at 16 nothing
-    but one cell would be left at the bottleneck, so 32 is the least.
+    The U-Net halves its input four times, so each side must be a multiple of 16. The minimum is 32,
+    because at 16 only one cell would be left at the bottleneck.
     """
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text} is not a size; give 256 or 192x240")
+        raise argparse.ArgumentTypeError(f"{text} is not a size; give one such as 256 or 192x240")
     size = [int(match[1]), int(match[2] or match[1])]
     if any(side % 16 or side < 32 for side in size):
         raise argparse.ArgumentTypeError(
             f"{text}: each side must be a multiple of 16 and at least 32, "
-            "as the U-Net halves its input four times"
+            "because the U-Net halves its input four times"
         )
     return size
 
@@ -136,34 +137,34 @@ def natural(text):
     """An argparse type: an integer of at least 0."""
     value = int(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
+        raise argparse.ArgumentTypeError(f"{value} is negative; give 0 or more")
     return value
 
 
 def parse(argv):
-    """Parse and check the options; UserError says which do not go together."""
+    """Parse and check the options. UserError names options that cannot be combined."""
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, help="data folder to write, such as data/NAME")
-    add("--root", type=Path, help="folder that holds the image and the mask folder")
+    add("--root", type=Path, help="folder that contains the image folder and the mask folder")
     add("--images", type=Path, help="folder of images, instead of --root")
-    add("--masks", type=Path, help="folder of masks, beside --images")
-    add("--test-images", type=Path, help="folder of an official test set: no random split")
-    add("--test-masks", type=Path, help="its masks")
-    add("--test-root", type=Path, help="folder that holds both, instead")
+    add("--masks", type=Path, help="folder of masks, with --images")
+    add("--test-images", type=Path, help="images of an official test set (no random split then)")
+    add("--test-masks", type=Path, help="masks of --test-images")
+    add("--test-root", type=Path, help="folder that contains both of these folders")
     add("--demo", type=positive, metavar="N", help="draw N synthetic images instead")
-    add("--size", type=image_size, default="256", help="256 or 192x240 (height x width)")
+    add("--size", type=image_size, default="256", help="pixels: 256 or 192x240 (height x width)")
     add("--gray", action=argparse.BooleanOptionalAction, default=True, help="grayscale or RGB")
-    add("--seed", type=int, default=0, help="of the split and of --demo")
-    add("--released-masks", action="store_true", help="a defect of the released code, on purpose")
+    add("--seed", type=int, default=0, help="random seed of the split and of --demo")
+    add("--released-masks", action="store_true", help="resize masks with the released code's bug")
     add("--pool-count", type=positive, help="labelled images in the pool (default: the rest)")
     add("--test-count", type=natural, help="images in the test set (default: one in five)")
-    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads")
-    add("--overwrite", action="store_true", help="replace a data folder made otherwise")
-    add("--verify", action="store_true", help="check the data folder --out, change nothing")
-    add("--download", action="store_true", help="fetch the ISIC 2017 training set into --root")
-    add("--url", default=ISIC_URL, help="where its archives lie")
-    add("--expect", type=positive, default=2000, help="how many images they must hold")
+    add("--workers", type=positive, default=os.cpu_count() or 1, help="number of threads")
+    add("--overwrite", action="store_true", help="replace an existing data folder")
+    add("--verify", action="store_true", help="only check the data folder --out")
+    add("--download", action="store_true", help="download the ISIC 2017 training set into --root")
+    add("--url", default=ISIC_URL, help="address of the archives for --download")
+    add("--expect", type=positive, default=2000, help="expected number of images and of masks")
     args = parser.parse_args(argv)
     if args.test_root and not args.test_images:
         args.test_images, args.test_masks = find_folders(args.test_root)
@@ -171,30 +172,30 @@ def parse(argv):
     inputs = given & {"root", "images", "demo"}
     wrong = None
     if len(inputs) > 1:
-        wrong = f"--{' and --'.join(sorted(inputs))} exclude each other"
+        wrong = f"--{' and --'.join(sorted(inputs))} cannot be combined; give one of them"
     elif not inputs and not args.verify:
-        wrong = "nothing to read: give --root, --images or --demo"
+        wrong = "there is no input; give --root, --images or --demo"
     elif args.masks and not args.images:
-        wrong = "--masks goes with --images"
+        wrong = "--masks needs --images"
     elif (args.test_images is None) != (args.test_masks is None):
-        wrong = "--test-images and --test-masks go together"
+        wrong = "give both --test-images and --test-masks, or neither"
     elif args.test_images and ("demo" in given or not inputs):
-        wrong = "--test-images goes with --root or --images"
+        wrong = "--test-images needs --root or --images"
     elif args.test_images and given & {"pool_count", "test_count"}:
-        wrong = "--test-images gives the split: no --pool-count or --test-count"
+        wrong = "--test-images sets the split; leave out --pool-count and --test-count"
     elif args.verify and args.demo:
-        wrong = "--verify does not go with --demo"
+        wrong = "--verify cannot be combined with --demo"
     elif args.download and (args.root is None or args.verify):
-        wrong = "--download goes with --root and not with --verify"
+        wrong = "--download needs --root and cannot be combined with --verify"
     elif args.out is None and not args.download:
-        wrong = "give --out"
+        wrong = "no data folder is given; give --out"
     if wrong:
         parser.error(wrong)
     return args
 
 
 def preprocess(args):
-    """Make the data folder `args.out`, or find it made."""
+    """Make the data folder `args.out`, unless it is complete already."""
     options = {
         "size": args.size,
         "gray": args.gray,
@@ -231,11 +232,11 @@ def preprocess(args):
 
 
 def run(args):
-    """Verify, download or preprocess, as the parsed options say."""
+    """Verify, download or preprocess, depending on the parsed options."""
     if args.verify:
         sources = find_sources(args)[0] if args.root or args.images else []
         verify(args.out, sources)
-        print(f"OK {headline(args.out)}" + ("" if sources else " (sources not checked)"))
+        print(f"OK {headline(args.out)}" + ("" if sources else " (original files not checked)"))
         return
     if args.download:
         download(args.url, args.root, args.expect)
@@ -244,9 +245,9 @@ def run(args):
 
 
 def main(argv=None):
-    """Do what the command line (or `argv`) says; UserError for anything wrong with its inputs."""
+    """Run the command line, or `argv` if given. UserError if an option or a file is wrong."""
     args = parse(argv)
-    warnings.filterwarnings("ignore", module="PIL")  # remarks on odd metadata; errors still raise
+    warnings.filterwarnings("ignore", module="PIL")  # about unusual metadata; errors still raise
     try:
         run(args)
     except OSError as error:

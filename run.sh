@@ -8,18 +8,17 @@
 #   DATA=isic2017 PRESET=study bash run.sh         the study: all strategies and controls, two cores
 #   DATA=/my/images PRESET=cpu ARMS=full bash run.sh
 #
-# Every name below can be set from the environment. A finished stage is skipped; after an
-# interruption the same command goes on where it was. Another setting needs another RUN.
+# Every name below can be set from the environment. Finished stages are skipped; after an
+# interruption the same command continues where it stopped. For other settings, give another RUN.
 #
-# Several GPUs or machines with one file system: prepare once, train a share on each, then tables.
+# Several GPUs, or several machines with one file system: prepare once, train one share of the runs
+# on each, then make the tables.
 #
-#   PRESET=paper DATA=isic2017 bash run.sh prepare           data, pretraining, cold start
-#   PRESET=paper DATA=isic2017 SHARD=1/4 bash run.sh train   every fourth run, from the first on
-#   PRESET=paper DATA=isic2017 bash run.sh tables            of whatever runs are finished
+#   PRESET=paper DATA=isic2017 bash run.sh prepare           data, pretraining, clusters
+#   PRESET=paper DATA=isic2017 SHARD=1/4 bash run.sh train   every fourth run, starting with the first
+#   PRESET=paper DATA=isic2017 bash run.sh tables            tables of the runs finished so far
 #
-# PRE_PROCESSES=4 PRE_BATCH=64 shares each batch of the pretraining among four GPUs. What happens to
-# an image depends on its id and the epoch, not on their number, so an interrupted pretraining may go
-# on with more or fewer of them. Four GPUs of one machine, and a Slurm array of 20 jobs:
+# Training on the four GPUs of one machine, and as a Slurm array of 20 jobs:
 #
 #   for i in 1 2 3 4; do
 #     CUDA_VISIBLE_DEVICES=$((i - 1)) SHARD=$i/4 PRESET=paper DATA=isic2017 bash run.sh train &
@@ -28,21 +27,24 @@
 #   #SBATCH --array=1-20 --gres=gpu:1
 #   SHARD=$SLURM_ARRAY_TASK_ID/20 PRESET=paper DATA=isic2017 bash run.sh train
 #
-# A pretraining over two machines, called on both, with --node_rank 0 and 1:
+# PRE_PROCESSES=4 PRE_BATCH=64 splits each batch of the pretraining between four GPUs. The corruption
+# of an image depends on its id and the epoch, not on the number of GPUs, so an interrupted
+# pretraining can continue with more or fewer GPUs. For pretraining on two machines, run this on both,
+# with --node_rank 0 on one and 1 on the other:
 #
 #   torchrun --nnodes 2 --node_rank 0 --nproc_per_node 8 --master_addr HOST \
 #       self_supervised/pretrain.py --data data/isic2017-256gray --out runs/paper/pretrain --batch 128
 #
-# On a CUDA card networks train and score in bf16 autocast (fp16 with scaled losses on cards without
-# bf16), with the pool in the card's memory; AMP=off is float32 throughout, as on a CPU. COMPILE=on
-# and COMPILE=graphs compile the pretraining; where that fails a line says so, and it goes on.
-# Scripts also have --no-tf32, and --pool-on host to leave the pool on disk. Test images are always
+# On a CUDA GPU, networks train and score in bf16 autocast (fp16 with loss scaling on GPUs without
+# bf16), with the pool in GPU memory; AMP=off uses float32 throughout, as on a CPU. COMPILE=on and
+# COMPILE=graphs compile the pretraining; if that fails, it prints a warning and runs uncompiled. The
+# scripts also have --no-tf32, and --pool-on host to leave the pool on disk. Test images are always
 # predicted in float32.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 : "${PRESET:=demo}"
-choose() { # NAME demo cpu paper study: the preset's value, unless the environment has set NAME
+choose() { # NAME demo cpu paper study: sets NAME to the preset's value, unless it is set already
   local value
   case $PRESET in
     demo) value=$2 ;;
@@ -57,34 +59,34 @@ choose() { # NAME demo cpu paper study: the preset's value, unless the environme
 
 # ---- Hyperparameters ----------------------------------------------------------------------------
 #      name          demo     cpu       paper     study       meaning
-choose DATA          demo     isic2017  isic2017  isic2017  # a folder, isic2017 (downloaded), demo (made)
+choose DATA          demo     isic2017  isic2017  isic2017  # a folder, isic2017 (downloaded), demo (drawn)
 choose SEEDS         "0 1"    "0 1 2"   "0 1 2 3 4 5 6 7 8 9" "0 1 2 3 4"  # repetitions of every arm
 # data
 choose SIZE          64       64        256       48        # pixels, or HEIGHTxWIDTH
 choose GRAY          1        1         1         1         # 1: grayscale (the paper), 0: colour
-choose DEMO_IMAGES   240      240       240       240       # how many to draw where DATA=demo
-choose POOL_COUNT    ""       ""        ""        ""        # pool images; empty: all but the test images
+choose DEMO_IMAGES   240      240       240       240       # number of synthetic images if DATA=demo
+choose POOL_COUNT    ""       ""        ""        ""        # pool images; empty: all except the test images
 choose TEST_COUNT    ""       ""        ""        ""        # test images; empty: one in five (400 of 2000)
-choose SPLIT_SEED    0        0         0         0         # of the one shuffle into pool and test
+choose SPLIT_SEED    0        0         0         0         # random seed of the split into pool and test
 # restoration pretraining
 choose WIDTH         8        12        64        8         # U-Net channels at full resolution
-choose PRE_EPOCHS    20       50        10000     40        # at most
+choose PRE_EPOCHS    20       50        10000     40        # maximum number of epochs
 choose PRE_PATIENCE  50       50        50        50        # epochs without improvement before it stops
 choose PRE_OPTIMIZER adam     adam      sgd       adam      # sgd (momentum 0.9) or adam
 choose PRE_LR        0.001    0.001     0.01      0.001     # halved every 40 epochs
 choose PRE_BATCH     8        16        1         32        # images per step
-choose PRE_SEED      0        0         0         each      # one pretraining for all seeds, or each its own
-choose PRE_PROCESSES 1        1         1         1         # of the pretraining, each with a GPU of its own
+choose PRE_SEED      0        0         0         each      # seed of the pretraining; each: one pretraining per seed
+choose PRE_PROCESSES 1        1         1         1         # pretraining processes, each with its own GPU
 # features and cold start
 choose POOLING       2        2         2         2         # bottleneck pooled to 1x1 or 2x2
-choose PCA           0        0         0         0         # dimensions after PCA; 0: none
+choose PCA           0        0         0         0         # dimensions after PCA; 0: no PCA
 choose K             5        10        10        10        # clusters
 # active learning
-choose INIT          all      all       all       encoder   # warm start of the pretrained arms: encoder, all
-choose INITIAL       24       300       300       ""        # labels of round 0
-choose PER_ROUND     8        35        35        35        # labels asked for in each later round
-choose ROUNDS        3        9         9         9         # later rounds
-choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # or all labels, round by round
+choose INIT          all      all       all       encoder   # what is copied from the pretraining: encoder, all
+choose INITIAL       24       300       300       ""        # labels in round 0
+choose PER_ROUND     8        35        35        35        # labels added in each later round
+choose ROUNDS        3        9         9         9         # number of later rounds
+choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # instead of these: total labels by round
 choose OTHER_BUDGETS "" "" "" "
 random saal-ceal: 10 20 40 80 100 160 300 615
 *+paper: 10 20 40 80 100 160 300
@@ -93,21 +95,21 @@ random saal-ceal: 10 20 40 80 100 160 300 615
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
 *+k* *+pool1 *+standard *+thumbnails *+masks first *+released* *+draw*: 10 20 40
-" # by name, the first line that fits; beginnings of one list, so that all arms are paired
+" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
 choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/model/recipes.py
-choose EPOCHS        30       10        10        ""        # of round 0; empty, here and below: the recipe's
-choose EPOCHS_ROUND  6        2         2         ""        # of each later round
-choose FULL_EPOCHS   20       28        28        ""        # of full supervision: 10 + 9 x 2
+choose EPOCHS        30       10        10        ""        # epochs of round 0; empty, also below: the recipe's
+choose EPOCHS_ROUND  6        2         2         ""        # epochs of each later round
+choose FULL_EPOCHS   20       28        28        ""        # epochs of full supervision: 10 + 9 x 2
 choose BATCH         8        10        10        ""        # images per step
 choose LR            0.001    0.0001    0.0001    ""        # learning rate
-choose DROPOUT       0.5      0.5       0.5       0.5       # at the bottleneck
+choose DROPOUT       0.5      0.5       0.5       0.5       # dropout probability at the bottleneck
 choose PASSES        20       20        20        20        # Monte Carlo passes of CEAL and BALD
 choose AMP           auto     auto      auto      bf16      # auto (bf16 or fp16 on a GPU, float32 on a CPU),
 #                                                           # off, bf16, fp16
-choose CHOICES       ""       ""        ""        20        # labels at which the first table's arms are examined
-# Tables: a line each, with its name, the arm that the others are compared with (ARM+draws: the mean
-# of ARM+draw1, ARM+draw2, ...), and its arms, which are its rows. Each run is done once.
-# ARM = COLDSTART[-QUERY][+MODIFIER...]; python segmentation/arms.py --list says what there is.
+choose CHOICES       ""       ""        ""        20        # labels at which to examine the first table's arms
+# Tables, one per line: its name, the baseline arm (ARM+draws: the mean of ARM+draw1, ARM+draw2, ...),
+# and the arms in its rows. Runs that several tables share are done once.
+# ARM = COLDSTART[-QUERY][+MODIFIER...]; python segmentation/arms.py --list explains every part.
 table="tables random full saal-ceal saal random-entropy random random+scratch"
 choose TABLES "$table" "$table" "$table" "
 coldstart random full random+scratch random saal permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover
@@ -118,21 +120,21 @@ query random random random-entropy random-margin random-bald random-ceal saal-ce
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
-[ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or one table of your own
+[ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${IMAGENET:=}"         # weights file for +imagenet
 : "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50
-: "${TEST_DATA:=}"        # a folder with images and masks: test on them, and split DATA no more
-: "${RUN:=runs/$PRESET}"  # where everything is written but the arrays
-: "${DATA_OUT:=}"         # where the arrays go; empty: data/ and the names of data and size
+: "${TEST_DATA:=}"        # a folder with images and masks to test on; then DATA is not split
+: "${RUN:=runs/$PRESET}"  # folder for all output except the arrays
+: "${DATA_OUT:=}"         # folder for the arrays; empty: named after DATA and SIZE, as data/demo-64gray
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
-: "${COMPILE:=off}"       # of the pretraining: off, on (torch.compile), graphs (CUDA graphs too)
-: "${JOBS:=auto}"         # runs at once; auto: one on a GPU, one per core on a CPU
-: "${SHARD:=1/1}"         # i/n: train the i-th, (i+n)-th, ... run only
-: "${PYTHON:=python3}"    # used as it is if it has every requirement; else it makes .venv
+: "${COMPILE:=off}"       # for the pretraining: off, on (torch.compile), graphs (CUDA graphs too)
+: "${JOBS:=auto}"         # runs at the same time; auto: one on a GPU, one per core on a CPU
+: "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
+: "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
 export TABLES IMAGENET BACKBONE TEST_DATA RUN DATA_OUT DEVICE COMPILE SHARD
 # -------------------------------------------------------------------------------------------------
 
-complete() { # PYTHON REQUIREMENTS...: does this Python have all that these files ask for?
+complete() { # PYTHON REQUIREMENTS...: whether this Python has all packages listed in these files
   "$1" - "${@:2}" 2>/dev/null <<'CHECK'
 import re, sys
 from importlib.metadata import distributions
@@ -151,7 +153,7 @@ for path in sys.argv[1:]:
 CHECK
 }
 
-set_up() { # REQUIREMENTS...: sets PYTHON to an interpreter that has what is needed
+set_up() { # REQUIREMENTS...: sets PYTHON to an interpreter that has all of these packages
   if complete "$PYTHON" "$@"; then return; fi
   if ! complete .venv/bin/python "$@"; then
     echo "+ $PYTHON -m venv .venv; .venv/bin/python -m pip install ${*/#/-r } (minutes, once)"
@@ -182,20 +184,20 @@ if [ "$SHARD" != 1/1 ] && [ "$stages" != train ]; then
   echo "error: SHARD=$SHARD is for bash run.sh train; prepare and tables are done once" >&2 && exit 2
 fi
 set_up requirements.txt
-calls=$("$PYTHON" segmentation/arms.py --calls prepare train tables) # refuses what is wrong, early
+calls=$("$PYTHON" segmentation/arms.py --calls prepare train tables) # wrong settings stop here
 
-of() { # STEP: its calls, a line each, quoted for the shell: name, script, options
+of() { # STEP: prints its calls, one per line, quoted for the shell: name, script, options
   sed -n "s/^$1 //p" <<<"$calls"
 }
 
-one_by_one() { # STEP MORE...: carry out its calls, with more options
+one_by_one() { # STEP OPTIONS...: runs its calls one after the other, with these extra options
   local name words
   while read -r name words; do
     [ -z "$name" ] || eval "run \"\$PYTHON\" $words \"\${@:2}\"" </dev/null
   done <<<"$(of "$1")"
 }
 
-side_by_side() { # STEP: carry out its calls, several at once on a CPU
+side_by_side() { # STEP: runs its calls, several at the same time on a CPU
   run "$PYTHON" segmentation/schedule.py --jobs "$JOBS" --device "$DEVICE" <<<"$(of "$1")"
 }
 
@@ -209,17 +211,17 @@ prepare() { # data, pretraining and clusters
   side_by_side cluster
 }
 
-train() { # active learning, arm by arm
+train() { # active learning, all arms and seeds
   side_by_side train
 }
 
-tables() { # of all finished runs, and a look at the first arm's predictions
+tables() { # tables of all finished runs, and pictures of the first arm's predictions
   local partial=() step
   [ "$stages" != tables ] || partial=(--partial)
   for step in tables choices diagnose; do
     one_by_one "$step" ${partial[@]+"${partial[@]}"}
   done
-  calls=$("$PYTHON" segmentation/arms.py --calls evaluate) # now that there are weights
+  calls=$("$PYTHON" segmentation/arms.py --calls evaluate) # now that weights exist
   one_by_one evaluate
   echo "Pictures:"
   find "$RUN" -name '*.png' | sort | sed 's/^/  /'

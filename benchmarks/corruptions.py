@@ -1,11 +1,11 @@
-"""Batched corruptions against the parents' loop: their speed, and whether both draw alike.
+"""Batched corruptions against the plain loop: their speed, and whether their distributions agree.
 
     python benchmarks/corruptions.py                       one CPU core, 256 x 256
-    python benchmarks/corruptions.py --device cuda         a CUDA card against one core of its host
+    python benchmarks/corruptions.py --device cuda         a CUDA GPU against one core of its host
 
-The loop of benchmarks/plain.py and self_supervised/corruptions.py take turns on the same images, by
-the paper's rates. Before that, statistics of single images are compared by Kolmogorov-Smirnov
-two-sample tests; a p-value below 0.0001 fails the run.
+The loop of benchmarks/plain.py and self_supervised/corruptions.py are timed in turn on the same
+images, with the paper's corruption rates. Before that, statistics of single images are compared by
+two-sample Kolmogorov-Smirnov tests; if a p-value is below 0.0001, the script stops with an error.
 """
 
 import sys
@@ -27,12 +27,12 @@ LEAST_P = 1e-4
 
 
 def ramp(size):
-    """An image that tells where each pixel comes from: its number over the count of pixels."""
+    """An image whose values say where each pixel was: pixel number / number of pixels."""
     return (np.arange(size * size) / size**2).reshape(size, size)
 
 
 def moves(image):
-    """Statistics of a shuffled ramp: mean steps down and across, and the share that stayed."""
+    """Statistics of a shuffled ramp: how far pixels moved, and the share that did not move."""
     size = len(image)
     source = np.rint(image * size**2).astype(int)
     y, x = np.mgrid[:size, :size]
@@ -46,7 +46,7 @@ def moves(image):
 
 
 def noise(image, name):
-    """Statistics of a painted image of twos: how much noise there is, where, and its mean."""
+    """Statistics of an image of 2s painted with noise: the share of noise, its place, its mean."""
     hidden = image < 1.5
     y, x = np.nonzero(hidden) if hidden.any() else ([0], [0])
     return {
@@ -58,13 +58,13 @@ def noise(image, name):
 
 
 def curve(image):
-    """Statistics of a bent ramp: its value at three intensities."""
+    """Statistics of a ramp after the intensity transformation: its value at three intensities."""
     flat = np.asarray(image).ravel()
     return {f"intensity at {at}": flat[int(at * len(flat))] for at in (0.2, 0.5, 0.8)}
 
 
 def samples(count, size, device):
-    """Two lists of dicts of statistics: of `count` images by the plain loop, and by ours."""
+    """Statistics of `count` images, a list of dicts: for the plain loop, and for our code."""
     one, twos = ramp(size), np.full((size, size), 2.0)
     theirs = [
         {
@@ -106,9 +106,9 @@ def samples(count, size, device):
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--size", type=positive, default=256, help="pixels a side")
-    add("--batch", type=positive, default=64, help="images at once")
-    add("--repeats", type=positive, default=9, help="turns")
+    add("--size", type=positive, default=256, help="image side in pixels")
+    add("--batch", type=positive, default=64, help="images per batch")
+    add("--repeats", type=positive, default=9, help="number of timings")
     add("--samples", type=positive, default=300, help="images of 64 x 64 for each test")
     add("--device", default="cpu", help="cpu or cuda")
     add("--out", type=Path, help="folder for corruptions-DEVICE.json")
@@ -124,7 +124,7 @@ def main():
     for name, p in tests.items():
         print(f"{name:32} p = {p:.3f}")
     if min(tests.values()) < LEAST_P:
-        raise UserError("the batched corruptions do not draw from the plain loop's distribution")
+        raise UserError("batched corruptions and plain loop differ in distribution; see p above")
 
     images = torch.rand(args.batch, 1, args.size, args.size)
     arrays = images[:, 0].double().numpy()

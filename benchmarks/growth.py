@@ -1,12 +1,11 @@
-"""Time and memory of what is done to the whole pool, against its size.
+"""Time and memory of the steps that process the whole pool, against the size of the pool.
 
     python benchmarks/growth.py --out benchmarks/results
 
 For pools of 1000 to 33126 images (33126 is ISIC 2020) of 64 x 64 pixels: features of a U-Net,
 k-means on 2048 dimensions, the cold-start choice, CEAL's scoring (20 passes) and its query. Each
-size runs in a process of its own, on noise: the content changes neither time nor memory, but for
-the number of iterations of k-means. Memory is what the process holds beside the page cache of the
-arrays.
+size runs in its own process, on images of noise: their content affects only the number of
+iterations of k-means. Memory is that of the process, without the page cache of the arrays.
 """
 
 import json
@@ -38,7 +37,7 @@ PIXELS = 64
 
 
 def own_memory():
-    """Bytes of this process's memory that are not a mapped file."""
+    """Memory of this process in bytes, without memory-mapped files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -46,7 +45,7 @@ def own_memory():
 
 
 class Peak(threading.Thread):
-    """The largest `own_memory` while it runs."""
+    """A thread that records the largest `own_memory` while it runs."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -59,7 +58,7 @@ class Peak(threading.Thread):
 
 
 def make_data(folder, count):
-    """A Data of noise, with its arrays on disk."""
+    """A `Data` with images of noise, its arrays on disk."""
     arrays = {}
     for name, shape in (("images", (count, PIXELS, PIXELS, 1)), ("masks", (count, PIXELS, PIXELS))):
         path = folder / f"{name}.npy"
@@ -80,7 +79,7 @@ def make_data(folder, count):
 
 
 def measure(count, width):
-    """Seconds of each step on a pool of `count`, and the peak of memory in bytes."""
+    """Seconds of each step on a pool of `count` images, and the peak memory in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder), count)
         peak = Peak()
@@ -130,9 +129,9 @@ def draw(path, rows):
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--sizes", type=positive, nargs="+", default=SIZES, help="of the pool")
-    add("--width", type=positive, default=4, help="of the U-Net")
-    add("--only", type=positive, help="one size, in this process, printed as JSON")
+    add("--sizes", type=positive, nargs="+", default=SIZES, help="pool sizes to measure")
+    add("--width", type=positive, default=4, help="U-Net channels at full resolution")
+    add("--only", type=positive, help="measure only this size and print JSON")
     add("--out", type=Path, help="folder for growth.json and growth.png")
     args = parser.parse_args()
     if args.only:

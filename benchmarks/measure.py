@@ -1,4 +1,4 @@
-"""What the benchmarks share: times taken in turn, and the record of where they were taken."""
+"""Shared by the benchmarks: timing in turn, and recording results and hardware."""
 
 import shlex
 import statistics
@@ -11,18 +11,18 @@ import torch
 from segmentation.common.runfiles import write_json
 from segmentation.common.stages import environment
 
-OWN = ("host",)  # of the environment: nobody else's business
+OWN = ("host",)  # private entries of the environment, not recorded
 
 
 def hardware():
-    """Command, commit, processor, card and versions."""
+    """Command, commit, processor, GPU and versions."""
     known = {name: value for name, value in environment().items() if name not in OWN}
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     return {"command": command, "environment": known}
 
 
 def seconds(function, device="cpu"):
-    """Wall time of one call, until a CUDA device has finished too."""
+    """Wall time of one call in seconds, including the work of a CUDA device."""
     synchronise = torch.cuda.synchronize if str(device).startswith("cuda") else lambda: None
     synchronise()
     start = time.perf_counter()
@@ -32,9 +32,9 @@ def seconds(function, device="cpu"):
 
 
 def in_turn(functions, repeats, device="cpu"):
-    """Median seconds of each of a dict of functions, called in turn after one call to warm up.
+    """Median seconds of each function in a dict, called in turn after one warm-up call each.
 
-    Taking turns keeps their ratio meaningful where the speed of the machine drifts.
+    Calling them in turn keeps their ratio meaningful if the speed of the machine drifts.
     """
     times = {name: [] for name in functions}
     for function in functions.values():
@@ -46,7 +46,7 @@ def in_turn(functions, repeats, device="cpu"):
 
 
 def per_image(times, count):
-    """Print and return the milliseconds per image of what took so many seconds for `count`."""
+    """Print and return milliseconds per image; `times` are seconds for `count` images."""
     values = {name: 1000 * value / count for name, value in times.items()}
     for name, value in values.items():
         print(f"{name:12} {value:8.3f} ms per image")
@@ -54,6 +54,6 @@ def per_image(times, count):
 
 
 def save(folder, name, content):
-    """Write what was measured, and on what, to folder/name.json, if a folder was given."""
+    """Write the results and the hardware to folder/name.json, if a folder is given."""
     if folder:
         write_json(Path(folder) / f"{name}.json", {**content, **hardware()})

@@ -1,7 +1,7 @@
-"""The parents' loops, written plainly, one image at a time: what the benchmarks divide by.
+"""Plain loops over single images, the baseline of the benchmarks.
 
-Written from the published descriptions of Models Genesis (arXiv 1908.06912) and CEAL
-(arXiv 1711.09168); numbers that are not in the papers are those of their released code.
+Written from the papers of Models Genesis (arXiv 1908.06912) and CEAL (arXiv 1711.09168), which SAAL
+builds on; values that are not in the papers are those of their released code.
 """
 
 import random
@@ -13,7 +13,7 @@ from segmentation.selection.uncertainty import ceal_uncertainty
 
 
 def local_pixel_shuffling(image, windows=10000):
-    """float H x W -> the same with the pixels of 10000 small windows permuted, one by one."""
+    """float H x W -> the same with the pixels shuffled inside 10000 small windows, one by one."""
     height, width = image.shape
     result = image.copy()
     for _ in range(windows):
@@ -26,7 +26,7 @@ def local_pixel_shuffling(image, windows=10000):
 
 
 def nonlinear_intensity(image, points=100000):
-    """float H x W in [0,1] -> its values through a random cubic Bezier curve, sampled densely."""
+    """float H x W in [0,1] -> its values mapped by a random cubic Bezier curve, sampled densely."""
     control = [(1.0, 1.0), *((random.random(), random.random()) for _ in range(2)), (0.0, 0.0)]
     t = np.linspace(0, 1, points)
     basis = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
@@ -46,7 +46,7 @@ def box(height, width, low, high):
 
 
 def in_painting(image):
-    """Up to five boxes of noise."""
+    """float H x W -> the same with up to five boxes of noise."""
     height, width = image.shape
     result = image.copy()
     for _ in range(5):
@@ -58,7 +58,7 @@ def in_painting(image):
 
 
 def out_painting(image):
-    """Noise around up to five boxes that are kept."""
+    """float H x W -> noise, except in up to five boxes of the image."""
     height, width = image.shape
     result = np.random.rand(height, width)
     low = (height - 4 * height // 7, width - 4 * width // 7)
@@ -72,7 +72,7 @@ def out_painting(image):
 
 
 def corrupt(image):
-    """(corrupted, clean) of one float H x W image, by the paper's rates."""
+    """(corrupted, clean) of one float H x W image, with the paper's corruption rates."""
     for _ in range(3):
         if random.random() >= 0.4:
             break
@@ -91,7 +91,7 @@ def corrupt(image):
 def score_ceal(model, images, passes, batch, device):
     """CEAL's uncertainty by `passes` full passes with dropout and one without; a list of floats.
 
-    images: uint8 N x C x H x W. The released code has a `batch` of 1.
+    images: uint8 N x C x H x W. The released code uses a `batch` of 1.
     """
     model.to(device).eval()
     scores = []

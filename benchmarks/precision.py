@@ -6,8 +6,8 @@
         bash run.sh train
     python benchmarks/precision.py --one runs/cpu/seg --other runs/bf16/seg
 
-For each arm that both have: Dice over the common seeds, mean ± sd, that of the difference
-seed by seed, and the median seconds of training.
+For each arm in both folders: mean ± sd over the common seeds of Dice and of its paired difference,
+and the median training time in seconds.
 """
 
 import statistics
@@ -24,15 +24,15 @@ from segmentation.common.runfiles import Parser, UserError, read_csv, run_script
 
 
 def training_seconds(folder, arm, seed):
-    """Seconds of all epochs of a run."""
+    """Seconds of all epochs of a run together."""
     logs = (folder / arm / f"seed{seed}").glob("round_*/log.csv")
     return sum(float(row["seconds"]) for log in logs for row in read_csv(log))
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--one", type=Path, required=True, help="folder of ARM/seedS folders")
-    parser.add_argument("--other", type=Path, required=True, help="the same in another precision")
+    parser.add_argument("--one", type=Path, required=True, help="folder of runs, ARM/seedS")
+    parser.add_argument("--other", type=Path, required=True, help="these in another precision")
     parser.add_argument("--out", type=Path, help="folder for precision.json")
     args = parser.parse_args()
     folders = (args.one, args.other)
@@ -67,7 +67,7 @@ def main():
                 f"{100 * (rows[-1]['difference'][1] or 0):.2f} points; {seconds} of training"
             )
     if not rows:
-        raise UserError(f"{args.one} and {args.other}: have no arm with finished runs in common")
+        raise UserError(f"{args.one} and {args.other}: no arm in common; finish one in both")
     save(args.out, "precision", {"rows": rows})
 
 

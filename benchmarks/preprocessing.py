@@ -1,9 +1,9 @@
-"""preprocess.py with one worker against all cores, on images of camera resolution.
+"""preprocess.py with one worker against all cores, on images at camera resolution.
 
     python benchmarks/preprocessing.py --root path/to/full_resolution_images
 
-Both call the script as a user would, in turn; each turn reads every image twice or more, as often
-as --copies says, under different names, so that the start of Python weighs little.
+Both call the script as a user would, in turn. Each call reads every image --copies times, under
+different names, so that the start-up time of Python matters little.
 """
 
 import os
@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--root", type=Path, required=True, help="folder as preprocess.py takes it")
-    add("--copies", type=positive, default=3, help="how often each image is read")
-    add("--repeats", type=positive, default=3, help="turns")
+    add("--root", type=Path, required=True, help="folder, as for preprocess.py")
+    add("--copies", type=positive, default=3, help="how many times each image is read")
+    add("--repeats", type=positive, default=3, help="number of timings")
     add("--out", type=Path, help="folder for preprocessing.json")
     args = parser.parse_args()
     sources, _ = pair(*find_folders(args.root))
@@ -53,7 +53,7 @@ def main():
     one, several = times.values()
     count = args.copies * len(sources)
     for name, value in times.items():
-        print(f"{name:12} {value:6.2f} s for {count} pairs, start of Python included")
+        print(f"{name:12} {value:6.2f} s for {count} pairs, including the start of Python")
     print(f"ratio {one / several:.2f} on {cores} cores")
     content = {"seconds": times, "pairs": count, "ratio": one / several}
     save(args.out, "preprocessing", content)

@@ -1,14 +1,14 @@
-"""Steps of pretraining against the parents' settings on the same device.
+"""Speed of pretraining against the settings of the released code, on the same device.
 
     python benchmarks/pretraining.py                        CPU, 64 x 64, width 12
     python benchmarks/pretraining.py --device cuda --size 256 --width 64 --batch 64
 
-The parents' settings: one image at a time, float32 without TF32, corrupted on the CPU by the plain
-loop, SGD. Ours: a batch, corrupted on the device, in the precision of --amp (auto: bf16 on a CUDA
-card that has it), images on the device. Reports images per second of both and their ratio, the
-share of corruption in our step, and model FLOP/s: the multiplications and additions of the network
-forward and backward, counted by PyTorch, without normalisation, optimizer and corruption; --peak
-(TFLOP/s of the card in that precision) makes it a utilisation.
+Released settings (printed as "parents"): one image per step, float32 without TF32, corrupted on the
+CPU by the plain loop, SGD. Ours: a batch per step, images on the device and corrupted there, in the
+precision of --amp (auto: bf16 on a CUDA GPU that has it). Prints images per second of both, their
+ratio, the share of corruption in our step, and model FLOP/s: the multiplications and additions of
+the network's forward and backward passes, counted by PyTorch, without normalisation, optimizer and
+corruption. With --peak (TFLOP/s of the GPU in that precision), it also prints the utilisation.
 """
 
 import sys
@@ -41,11 +41,11 @@ def training_flops(model, size, device):
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--size", type=positive, default=64, help="pixels a side")
+    add("--size", type=positive, default=64, help="image side in pixels")
     add("--width", type=positive, default=12, help="channels at full resolution")
-    add("--batch", type=positive, default=16, help="images of one of our steps")
-    add("--steps", type=positive, default=4, help="of ours in a turn")
-    add("--repeats", type=positive, default=7, help="turns")
+    add("--batch", type=positive, default=16, help="images in each of our steps")
+    add("--steps", type=positive, default=4, help="our steps per timing")
+    add("--repeats", type=positive, default=7, help="number of timings")
     add("--peak", type=float, help="TFLOP/s of the device, for the utilisation")
     add("--device", default="cpu", help="cpu or cuda")
     add("--out", type=Path, help="folder for pretraining-DEVICE.json")

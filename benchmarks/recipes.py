@@ -5,7 +5,7 @@
 Runs self_supervised/pretrain.py with the paper's recipe (batch 1, SGD 0.01 with momentum) and with
 larger batches, one after the other, each for the same time (options after `--` go to all of them).
 Prints for each the best validation loss and the seconds it took to reach the paper recipe's best,
-and draws the loss against wall time. Times are those of the epochs, without the start of Python.
+and draws the loss against wall time. Times include only the epochs, not the start of Python.
 """
 
 import subprocess
@@ -37,7 +37,7 @@ def title(recipe):
 
 
 def curve(recipe, data, seconds, options):
-    """(seconds so far, best validation loss so far) after each epoch within the time."""
+    """(seconds so far, best validation loss so far) after each epoch within `seconds`."""
     batch, optimizer, lr = recipe
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "self_supervised/pretrain.py", "--data", str(data)]
@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder written by preprocess.py")
     parser.add_argument("--seconds", type=float, default=300, help="time for each recipe")
     parser.add_argument("--out", type=Path, help="folder for recipes.json and recipes.png")
-    parser.add_argument("options", nargs="*", help="options of pretrain.py for all, after --")
+    parser.add_argument("options", nargs="*", help="after --: options of pretrain.py")
     args = parser.parse_args()
     curves = {}
     for recipe in [PAPER, *OTHERS]:
@@ -92,7 +92,7 @@ def main():
         print(f"{title(recipe)}: {len(curves[recipe])} epochs", file=sys.stderr, flush=True)
         if not curves[recipe]:
             raise UserError(
-                f"--seconds {args.seconds}: not one epoch of {title(recipe)}; give more"
+                f"--seconds {args.seconds}: too short for an epoch of {title(recipe)}; give more"
             )
     goal = curves[PAPER][-1][1]
     rows = []

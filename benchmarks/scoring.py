@@ -1,12 +1,12 @@
-"""CEAL's Monte Carlo scoring against full passes.
+"""CEAL's Monte Carlo scoring with a shared encoder pass, against full passes.
 
     python benchmarks/scoring.py                            CPU: 20 full passes, same batch
     python benchmarks/scoring.py --device cuda --size 256 --width 64 --images 256
                                                             CUDA: the one-image loop
 
-On a CPU the other side runs encoder and decoder 20 times for the same batches; on a CUDA card it is
-the released code's loop, one image at a time in float32. Both add the pass without dropout and the
-distance map. The two scores are compared by rank: they have drawn other dropout masks.
+The full passes are, on a CPU, 20 passes through encoder and decoder for the same batches; on a CUDA
+GPU, the released code's loop, one image at a time in float32. Both sides include the pass without
+dropout and the distance map. Their scores are compared by rank, because the dropout masks differ.
 """
 
 import sys
@@ -31,13 +31,13 @@ from segmentation.selection.uncertainty import score_ceal
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--size", type=positive, default=64, help="pixels a side")
+    add("--size", type=positive, default=64, help="image side in pixels")
     add("--width", type=positive, default=12, help="channels at full resolution")
-    add("--images", type=positive, default=40, help="how many to score")
-    add("--batch", type=positive, default=10, help="images at once")
-    add("--passes", type=positive, default=20, help="with dropout")
-    add("--repeats", type=positive, default=7, help="turns")
-    add("--threads", type=positive, default=1, help="of the CPU")
+    add("--images", type=positive, default=40, help="images to score")
+    add("--batch", type=positive, default=10, help="images per batch")
+    add("--passes", type=positive, default=20, help="passes with dropout")
+    add("--repeats", type=positive, default=7, help="number of timings")
+    add("--threads", type=positive, default=1, help="CPU threads")
     add("--device", default="cpu", help="cpu or cuda")
     add("--out", type=Path, help="folder for scoring-DEVICE.json")
     add_options(parser)
@@ -50,7 +50,7 @@ def main():
     size = (args.size, args.size)
     drawn = [prepare_demo(n, 0, size, gray=True).image[..., 0] for n in range(args.images)]
     images = torch.from_numpy(np.stack(drawn))[:, None]
-    with torch.no_grad():  # some pixels of each image are lesion
+    with torch.no_grad():  # makes some pixels of each image lesion
         model.head.bias -= model(images[:8].float() / 255).median()
     one_by_one = device.type == "cuda"
     scores = {}

@@ -97,7 +97,7 @@ def test_without_a_compiler_it_goes_on_with_one_warning(monkeypatch, capsys):
     assert [function(5, n) for n in range(4)] == [5, 4, 3, 2]
     assert tried == [(5, 0)]
     printed = capsys.readouterr()
-    line = "warning: torch.compile failed, going on without it: no compiler\n"
+    line = "warning: torch.compile failed, running without it: no compiler\n"
     assert (printed.out, printed.err) == ("", line)
 
 

@@ -382,7 +382,7 @@ def test_inexact_split_is_said(tmp_path, capsys):
         save(tmp_path / f"raw/masks/{name}.png", blob(0))
     make("--root", tmp_path / "raw", "--out", tmp_path / "d", "--size", 32, "--test-count", 1)
     assert splits_of(tmp_path / "d")["test"] == []
-    assert "4 labelled images in the pool and 0 in the test set, not 3 and 1" in (
+    assert "4 labelled images in the pool and 0 in the test set instead of 3 and 1" in (
         capsys.readouterr().out
     )
 
@@ -403,7 +403,7 @@ def test_official_test_set(tmp_path, capsys):
     assert data.test == ["A050", "A051", "A052", "T"]
     assert data.pool == ["A000", "A001", "A003", "A004", "A005"]
     assert splits_of(tmp_path / "d")["dropped"] == ["A002"] and "A002" in data.ids
-    assert "left out of the pool, equal to a test image: 1 (A002)" in capsys.readouterr().out
+    assert "left out of the pool, identical to a test image: 1 (A002)" in capsys.readouterr().out
     make("--verify", *words, "--out", tmp_path / "d")
     assert capsys.readouterr().out.startswith("OK ")
 
@@ -664,7 +664,7 @@ def test_verify_sound_data(made, capsys):
     capsys.readouterr()
     make("--verify", "--out", made)
     out = capsys.readouterr().out
-    assert out.startswith("OK ") and "sources not checked" in out
+    assert out.startswith("OK ") and "original files not checked" in out
     make("--verify", "--out", made, "--root", made.parent / "raw")
     assert "not checked" not in capsys.readouterr().out
 
@@ -750,7 +750,7 @@ def test_download_and_preprocess(tmp_path, capsys):
         asked = len(server.requests)
         get(server, root)
         assert len(server.requests) == asked
-    assert "there already" in capsys.readouterr().out
+    assert "already there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ranges, tags", [(True, True), (True, False), (False, True)])
@@ -761,7 +761,7 @@ def test_download_resumes(tmp_path, bad, capsys, ranges, tags):
     words = ["--download", "--root", root, "--expect", 6]
     with serve(files, ranges, tags, cut=400) as server:
         line = bad(*words, "--url", server.url, names=f"{DATA}.zip")
-        assert "it resumes" in line
+        assert "run again to resume" in line
         assert (root / f"{DATA}.zip.part").stat().st_size == 400 and not (root / DATA).exists()
         get(server, root)
         assert server.requests[1][1] == "bytes=400-"

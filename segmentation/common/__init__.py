@@ -1,1 +1,1 @@
-"""What all rooms share: files, errors, seeds, records, number formats, pictures."""
+"""Shared by all other packages: files, errors, seeds, stage records, number formats, pictures."""

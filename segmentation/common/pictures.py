@@ -1,7 +1,7 @@
-"""The pictures of the project. Each function draws one PNG file, atomically.
+"""The pictures of the project. Each plotting function writes one PNG file, atomically.
 
-Images may be grayscale (C = 1) or RGB (C = 3). matplotlib is imported where it is used, so that
-training needs none of it, and always through `Figure`, which needs no display.
+Images may be grayscale (C = 1) or RGB (C = 3). matplotlib is imported inside the functions, so that
+training does not load it, and always used through `Figure`, which needs no display.
 """
 
 import itertools
@@ -16,12 +16,12 @@ from segmentation.common.runfiles import atomic
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
-TRUTH, PREDICTION = "#00E5FF", "#FFD500"  # neither occurs in skin
+TRUTH, PREDICTION = "#00E5FF", "#FFD500"  # colours that do not occur in skin
 INK = "#333333"
 
 
 def new_figure(width, height):
-    """An empty figure of this size in inches whose parts make room for each other."""
+    """An empty figure of this size in inches, with a layout that avoids overlaps."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -46,10 +46,10 @@ def show(axes, image):
 
 
 def restorations(path, corrupted, restored, clean, title=""):
-    """Three rows of images, one column per image.
+    """Draw corrupted, restored and clean images in three rows, one column per image.
 
-    All three are float tensors or arrays n x C x H x W in [0,1], on the CPU; values outside are
-    clipped.
+    All three are float tensors or arrays n x C x H x W in [0,1], on the CPU; values outside this
+    range are clipped.
     """
     rows = {"corrupted": corrupted, "restored": restored, "clean": clean}
     figure = new_figure(1.3 * len(clean) + 0.4, 4.1)
@@ -78,10 +78,10 @@ def palette(count):
 
 
 def latent_map(path, points, clusters, chosen, title):
-    """A scatter plot of all pool images, coloured by cluster, the chosen ones marked.
+    """A scatter plot of all pool images, coloured by cluster, with the chosen ones marked.
 
-    `points` is float n x 2, `clusters` int n, `chosen` bool n. The number of each cluster stands
-    at its middle (the median of its points) where there are at most 50 of them.
+    `points` is float n x 2, `clusters` int n, `chosen` bool n. If there are 2 to 50 clusters, the
+    number of each is written at the median of its points.
     """
     from matplotlib.patheffects import withStroke
 
@@ -121,9 +121,10 @@ def latent_map(path, points, clusters, chosen, title):
 
 
 def small_maps(path, points, clusters, marks, title, columns=4):
-    """The same scatter plot of the pool for each arm, faint and coloured by cluster, some marked.
+    """One small scatter plot of the pool per arm, coloured by cluster, with some images marked.
 
-    `points` is float n x 2, `clusters` int n, `marks` maps the name of an arm to bool n.
+    `points` is float n x 2, `clusters` int n; `marks` maps the name of an arm to bool n, the images
+    to mark.
     """
     names, index = np.unique(clusters, return_inverse=True)
     colours = palette(len(names))[index]
@@ -149,10 +150,10 @@ def dot(label, **style):
 
 
 def selection_sheet(path, images, clusters, labels, title=""):
-    """Thumbnails of the chosen images, a row per cluster, in the given order within a cluster.
+    """Thumbnails of the chosen images, one row per cluster, in the given order within a cluster.
 
-    `images` is uint8 n x H x W x C, `clusters` int n, `labels` a text per image, written below
-    it. Long rows wrap, and where they are cut short the row says how many images are left out.
+    `images` is uint8 n x H x W x C, `clusters` int n, `labels` one text per image, written below
+    it. Long rows wrap; if some images of a cluster are not shown, its heading says how many.
     """
     side, left, gap = 64, 90, 6  # pixels of the PNG
     high = round(side * images.shape[1] / images.shape[2])
@@ -186,8 +187,8 @@ def selection_sheet(path, images, clusters, labels, title=""):
 def sheet_lines(clusters, columns=20, most_lines=4, most_clusters=60):
     """The lines of a sheet: pairs of a heading ("" on continued lines) and image positions.
 
-    With more than `most_clusters` clusters (some rules make one per image) there are no rows by
-    cluster; all images then follow one another in the order of their clusters.
+    With more than `most_clusters` clusters (some rules make one per image), clusters do not get
+    their own rows; all images are listed one after the other, sorted by cluster.
     """
     order = np.argsort(clusters, kind="stable")
     names, sizes = np.unique(clusters, return_counts=True)
@@ -220,7 +221,7 @@ def thumbnail(image, width, height):
 
 
 def outline(axes, mask, colour):
-    """Draw the border of a mask H x W of {0,1}, also where it runs along the image's edge."""
+    """Draw the border of a mask H x W of {0,1}, also along the edge of the image."""
     from matplotlib.patheffects import withStroke
     from skimage.measure import find_contours
 
@@ -238,7 +239,7 @@ def outline(axes, mask, colour):
 def cases(path, images, masks, predictions, titles, title="", columns=3):
     """Images with the outlines of the true and the predicted lesion, `columns` in a row.
 
-    `images` is uint8 n x H x W x C, `masks` and `predictions` are n x H x W of {0,1}, `titles` a
+    `images` is uint8 n x H x W x C, `masks` and `predictions` are n x H x W of {0,1}, `titles` one
     text per image, drawn above it.
     """
     from matplotlib.lines import Line2D
@@ -274,10 +275,10 @@ def cases(path, images, masks, predictions, titles, title="", columns=3):
 def learning_curves(path, curves, ylabel, title):
     """A metric against the number of labels, one line per arm.
 
-    `curves` maps the name of an arm to three lists: labels, mean, sd over seeds (None or NaN
-    where there is one seed). Up to seven curves have a band of one sd. An arm with a single point
-    is a horizontal line where no curve goes beyond it, as full supervision, else a point. The
-    legend goes from the highest last value down.
+    `curves` maps the name of an arm to three lists: labels, mean, sd over seeds (None or NaN if
+    there is one seed). If there are at most seven curves, each has a band of one sd. An arm with a
+    single point is a horizontal line if no curve has more labels (such as full supervision),
+    otherwise a point. The legend is sorted by the last value, highest first.
     """
     figure, entries = new_figure(9.5, 5.4), []
     axes = figure.subplots()
@@ -306,8 +307,9 @@ def learning_curves(path, curves, ylabel, title):
 def ranks(path, curves, title):
     """The mean rank of each arm against the number of labels, the best at the top.
 
-    `curves` maps the name of an arm to two lists, labels and ranks; an arm with empty lists is not
-    drawn, but keeps its place among the styles, so that they are those of `learning_curves`.
+    `curves` maps the name of an arm to two lists, labels and ranks. An arm with empty lists is not
+    drawn but still uses up a line style, so that each arm has the same style as in
+    `learning_curves`.
     """
     figure, entries = new_figure(9.5, 5.4), []
     axes = figure.subplots()
@@ -324,7 +326,7 @@ def ranks(path, curves, title):
 
 
 def styles():
-    """Line styles without end; of 28 in a row no two are alike, of 7 not even without dashes."""
+    """Endless line styles: any 28 in a row are different, and any 7 in a row differ in colour."""
     for number in itertools.count():
         turn, place = divmod(number, len(COLOURS))
         yield {
@@ -337,9 +339,10 @@ def styles():
 
 
 def label_axis(axes, labels):
-    """The axis of numbers of labels: log2 where they span a factor of 8 or more; none if empty.
+    """Set up the x axis, numbers of labels: log2 if they span a factor of 8 or more.
 
-    A log axis has its ticks at the numbers themselves, but for those too close to the one before.
+    A log axis has its ticks at these numbers, except those too close to the previous tick. If
+    `labels` is empty, there are no ticks.
     """
     if not labels:
         axes.set_xticks([])
@@ -356,7 +359,7 @@ def label_axis(axes, labels):
 
 
 def finish(figure, axes, ylabel, title, entries):
-    """Title, grid and, beside the axes, a legend of `entries` (anything, line, name) in order."""
+    """Add title, grid and a legend beside the axes: `entries` are (any value, line, name)."""
     _, lines, names = zip(*entries, strict=True)
     figure.set_figheight(max(5.4, 0.9 + 0.2 * len(names)))
     axes.set_title(title, fontsize=12)

@@ -1,9 +1,8 @@
-"""How a step is carried out, whatever it computes: number formats and compiled graphs.
+"""The precision of computations and their compilation: mixed precision, TF32, torch.compile.
 
-On a CUDA card networks train and score in bfloat16 autocast, or in float16 with scaled losses
-where the card has no bfloat16. `--amp off` is float32, the default on CPUs; on a CUDA card its
-convolutions may round their inputs to TF32, unless --no-tf32. Test images are always predicted in
-float32.
+On a CUDA GPU, networks train and score in bfloat16 autocast, or in float16 with loss scaling if the
+GPU has no bfloat16. `--amp off` is float32, the default on CPUs; on a CUDA GPU its convolutions may
+round their inputs to TF32, unless --no-tf32 is given. Test images are always predicted in float32.
 """
 
 import argparse
@@ -20,7 +19,7 @@ def add_options(parser, default="auto"):
     """Add the options that `Precision.of` reads."""
     add = parser.add_argument
     add("--amp", choices=("auto", *AMP), default=default, help="mixed precision; auto: on CUDA")
-    add("--compile", choices=COMPILE, default="off", help="torch.compile, also with CUDA graphs")
+    add("--compile", choices=COMPILE, default="off", help="torch.compile; graphs: CUDA graphs too")
     add(
         "--tf32",
         action=argparse.BooleanOptionalAction,
@@ -31,14 +30,14 @@ def add_options(parser, default="auto"):
 
 
 def add_pool_option(parser):
-    """Add the option that data/images.py's `Images` takes as `hold`."""
-    help = "where images wait: in the device's memory, or in the memory-mapped file (host)"
+    """Add the option whose value is `hold` of `Images` in data/images.py."""
+    help = "where images are kept: in the device's memory, or in the memory-mapped file (host)"
     parser.add_argument("--pool-on", choices=("auto", "device", "host"), default="auto", help=help)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What `add_options` asks for, resolved for one device."""
+    """The values of the options of `add_options`, resolved for one device."""
 
     device: torch.device
     amp: torch.dtype | None = None  # of autocast; None: float32
@@ -46,7 +45,7 @@ class Precision:
 
     @classmethod
     def of(cls, args, device):
-        """From parsed options. Sets TF32, which PyTorch keeps for the whole process."""
+        """From parsed options. Also sets TF32, which in PyTorch applies to the whole process."""
         name = args.amp
         if name == "auto":
             name = "off"
@@ -62,16 +61,16 @@ class Precision:
         return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
     def scaler(self):
-        """The GradScaler of a training: float16 needs scaled losses, else it does nothing."""
+        """The GradScaler for training: it scales losses for float16, otherwise it does nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
 
     def compiled(self, function):
-        """`function`, compiled if that was asked for and can be."""
+        """`function`, compiled if the options ask for it and compilation works."""
         return Compiled(function, self.compile) if self.compile else function
 
 
 def step(optimizer, scaler, loss):
-    """One optimizer step down the gradient of a scalar `loss`, scaled by a `Precision.scaler`."""
+    """One optimizer step on a scalar `loss`; `scaler` is from `Precision.scaler`."""
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     scaler.step(optimizer)
@@ -79,7 +78,7 @@ def step(optimizer, scaler, loss):
 
 
 class Compiled:
-    """A function that torch.compile compiles on the first call, or that stays as it is."""
+    """A function that torch.compile compiles on the first call; if that fails, it is used as is."""
 
     def __init__(self, function, mode):
         self.plain = function
@@ -92,8 +91,8 @@ class Compiled:
             return self.fast(*args)
         except torch.cuda.OutOfMemoryError:
             raise
-        except Exception as error:  # there is no compiler, a card is too old, a graph is refused
+        except Exception as error:  # no compiler, a GPU that is too old, an unsupported graph
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"warning: torch.compile failed, going on without it: {reason}", file=sys.stderr)
+            print(f"warning: torch.compile failed, running without it: {reason}", file=sys.stderr)
             self.fast = None
             return self.plain(*args)

@@ -1,6 +1,6 @@
-"""What every script shares: one-line errors, derived seeds, atomic files.
+"""Shared by all scripts: one-line errors, derived seeds, atomic files.
 
-Nothing here knows about images or networks, or imports PyTorch, which takes a second or two.
+This module does not import PyTorch, which takes a second or two.
 """
 
 import argparse
@@ -23,7 +23,7 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that takes no abbreviations and reports a bad option in one line."""
+    """An argparse parser that accepts no abbreviations and reports a bad option in one line."""
 
     def __init__(self, description):
         super().__init__(
@@ -45,7 +45,7 @@ def positive(text):
     """An argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number; give 1 or more")
     return value
 
 
@@ -65,8 +65,8 @@ def derived_seed(seed, *names):
     """A 63-bit seed for the stream called `names` under `seed`.
 
     Every use of randomness has its own named stream (for instance `(seed, "round", 3, "order")`).
-    A run that is killed can therefore repeat any step and draw the same numbers, without a saved
-    generator state, and two arms with one seed share every stream that they both use.
+    An interrupted run can therefore repeat any step and draw the same numbers without a saved
+    generator state, and two arms with the same seed share every stream that both use.
     """
     text = json.dumps([int(seed), *names])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
@@ -82,10 +82,10 @@ def numpy_rng(seed, *names):
 
 @contextlib.contextmanager
 def atomic(path):
-    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it goes.
+    """Yield a temporary path beside `path`: it replaces `path` on success, is deleted on failure.
 
-    A killed process may leave the temporary file (hidden, `.NAME.partial.*`); the next one that
-    writes `path` takes it over.
+    A killed process may leave the temporary file (hidden, `.NAME.partial.*`); the next process that
+    writes `path` overwrites it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def write_text(path, text):
 
 
 def write_json(path, content):
-    """Write a JSON file atomically, stamped with the schema version."""
+    """Write a JSON file atomically, with the schema version in it."""
     write_text(path, json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n")
 
 
@@ -125,7 +125,7 @@ def read_json(path, fix="run the stage that writes it"):
 def write_csv(path, rows):
     """Write a non-empty list of dicts with the same keys as CSV, atomically.
 
-    Floats are written with repr, so that they read back to the same bits.
+    Floats are written with repr, so that reading them gives exactly the same values.
     """
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
@@ -134,7 +134,7 @@ def write_csv(path, rows):
 
 
 def read_csv(path, fix="run the stage that writes it"):
-    """Read a CSV file as a list of dicts of strings; UserError if there is none."""
+    """Read a CSV file as a list of dicts of strings; UserError if the file is missing."""
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -150,7 +150,7 @@ def write_npz(path, **arrays):
 
 
 def read_npz(path, fix="run the stage that writes it"):
-    """Read a .npz of this schema version as a dict of arrays (no pickles)."""
+    """Read a .npz of this schema version as a dict of arrays (no pickles); UserError otherwise."""
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as archive:

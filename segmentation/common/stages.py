@@ -1,9 +1,9 @@
-"""What scripts with PyTorch share: generators, weights files, devices, the record of a stage.
+"""Shared by scripts that use PyTorch: generators, weights files, devices, the record of a stage.
 
-A stage is a folder that one script call fills. It holds `args.json` (the resolved arguments and
-the hashes of the inputs) and `env.json` (commit, library versions, hardware). Calling the script
-again with the same arguments continues the stage or finds it finished; with other arguments it is
-refused, so that no folder mixes two settings.
+A stage is a folder that one script call fills. It contains `args.json` (the resolved arguments and
+the hashes of the inputs) and `env.json` (commit, library versions, hardware). Running the script
+again with the same arguments continues the stage, or does nothing if it is finished. Other
+arguments are refused, so that no folder mixes two settings.
 """
 
 import hashlib
@@ -31,24 +31,24 @@ def torch_rng(seed, *names, device="cpu"):
 
 
 def write_torch(path, content):
-    """Write a dict with torch.save, atomically, stamped with the schema version."""
+    """Write a dict with torch.save, atomically, with the schema version in it."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"schema": SCHEMA, **content}, file)  # given a path, it would store the name
+        torch.save({"schema": SCHEMA, **content}, file)  # given a path, it would store its name
 
 
 def load_weights(path, fix, device="cpu"):
-    """What torch.save wrote of tensors and plain values (`weights_only=True`); UserError if not."""
+    """Load tensors and plain values from a torch.save file (`weights_only=True`), or UserError."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {fix}") from None
-    except Exception as error:  # on bytes that are not its own, torch.load raises anything
+    except Exception as error:  # torch.load can raise anything for a file of another kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as weights ({reason}); {fix}") from None
 
 
 def read_torch(path, fix="run the stage that writes it", device="cpu"):
-    """Read a dict of tensors and plain values of this schema version."""
+    """Read a dict of tensors and plain values of this schema version; UserError if not possible."""
     path = Path(path)
     content = load_weights(path, fix, device)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -75,13 +75,13 @@ def pick_device(name):
     except RuntimeError:
         raise UserError(f"--device {name}: not a device; give auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch sees no CUDA device; give --device cpu")
+        raise UserError(f"--device {name}: PyTorch finds no CUDA device; give --device cpu")
     return device
 
 
 def _git(*words):
     try:
-        root = Path(__file__).resolve().parents[1]
+        root = Path(__file__).resolve().parents[2]
         result = subprocess.run(
             ["git", *words], cwd=root, capture_output=True, text=True, check=True
         )
@@ -101,7 +101,7 @@ def _cpu_name():
 
 
 def environment():
-    """What a result depends on beside its arguments: code, libraries and hardware."""
+    """What a result depends on besides its arguments: code, libraries and hardware."""
     status = _git("status", "--porcelain")
     cuda = torch.cuda.is_available()
     return {
@@ -122,11 +122,11 @@ def environment():
 
 
 def check_stage(folder, args, inputs):
-    """Refuse these settings if the stage `folder` was begun with others. Returns the settings.
+    """UserError if the stage `folder` was started with other settings. Returns the settings.
 
-    `args` is the parsed namespace: all of it is recorded, but where things are (`out`, paths in
-    `inputs`), what they run on (`device`) and where images wait (`pool_on`) may change between
-    calls. `inputs` maps a name to the hash of what is read under it. UserError names the first
+    `args` is the parsed namespace. All of it is recorded, but some of it may change between calls:
+    paths (`out` and those in `inputs`), the `device`, and where images are kept (`pool_on`).
+    `inputs` maps the name of each input to the hash of its content. UserError names the first
     difference.
     """
     free = {"out", "device", "pool_on", *inputs}
@@ -135,7 +135,7 @@ def check_stage(folder, args, inputs):
         "inputs": dict(sorted(inputs.items())),
     }
     path = Path(folder) / "args.json"
-    old = read_json(path, fix="delete the folder") if path.exists() else settings
+    old = read_json(path, fix="delete the whole folder") if path.exists() else settings
     for part in ("args", "inputs"):
         for name in sorted({*old.get(part, {}), *settings[part]}):
             before, now = old.get(part, {}).get(name), settings[part].get(name)
@@ -151,9 +151,9 @@ def check_stage(folder, args, inputs):
 
 
 def begin_stage(folder, args, inputs):
-    """Open the stage `folder` for these settings: `check_stage`, then args.json and env.json."""
+    """Start or continue a stage: `check_stage`, then write args.json and env.json if missing."""
     settings = check_stage(folder, args, inputs)
     if not (Path(folder) / "args.json").exists():
         write_json(Path(folder) / "args.json", settings)
-    if not (Path(folder) / "env.json").exists():  # of the first call: a later one may do nothing
+    if not (Path(folder) / "env.json").exists():  # from the first call; a later one may do nothing
         write_json(Path(folder) / "env.json", environment())

@@ -1,1 +1,1 @@
-"""From files of pictures to arrays addressed by image id."""
+"""From image files to arrays indexed by image id."""

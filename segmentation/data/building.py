@@ -1,7 +1,8 @@
-"""The files of a data folder: written as a whole, found done, replaced, checked again.
+"""Write, recognise, replace and verify a data folder.
 
-`images.npy` is uint8 N x H x W x C, `masks.npy` uint8 N x H x W in {0,1}, zeros where there is
-none; `manifest.json`, `splits.json`, and `inputs.json` (sizes and times of the files read).
+Its files are `images.npy` (uint8 N x H x W x C), `masks.npy` (uint8 N x H x W in {0,1}, all zeros
+for an image without a mask), `manifest.json`, `splits.json` and `inputs.json` (size and
+modification time of each input file).
 """
 
 import functools
@@ -19,10 +20,10 @@ FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json
 
 
 def write_arrays(folder, prepared, count, size, channels):
-    """Write images.npy and masks.npy row by row as they come; return the rows without arrays."""
+    """Write images.npy and masks.npy row by row; return the rows without their arrays."""
     room = count * size[0] * size[1] * (channels + 1)
     if shutil.disk_usage(folder).free < room + (1 << 20):
-        raise UserError(f"{folder.parent}: the arrays need {room >> 20} MiB; free some space")
+        raise UserError(f"{folder.parent}: arrays need {room >> 20} MiB of disk; free some space")
     create = functools.partial(np.lib.format.open_memmap, mode="w+", dtype=np.uint8)
     images = create(folder / "images.npy", shape=(count, *size, channels))
     masks = create(folder / "masks.npy", shape=(count, *size))
@@ -64,7 +65,7 @@ def fill(folder, name, options, prepared, count, is_test, inputs):
 def build(out, *content):
     """Fill a temporary folder beside `out` and rename it to `out` once complete.
 
-    Whatever an earlier, killed call left there is removed. An `out` that exists is replaced.
+    What an interrupted call has left there is removed. An existing `out` is replaced.
     """
     temporary, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
     for folder in (temporary, old):
@@ -81,7 +82,7 @@ def build(out, *content):
 
 
 def first_difference(old, new):
-    """The name under which two dicts differ first, or None."""
+    """The first key, in sorted order, whose value differs between two dicts, or None."""
     return next((name for name in sorted({*old, *new}) if old.get(name) != new.get(name)), None)
 
 
@@ -94,9 +95,9 @@ def source_hashes(sources):
 
 
 def changed_input(out, manifest, inputs, sources):
-    """Name of a file that is not as it was when `out` was made, or None.
+    """Name of an input file that has changed since `out` was made, or None.
 
-    Sizes and times decide; where only times differ (a copy, another checkout) contents do.
+    Sizes and modification times are compared; if only times differ (as in a copy), contents are.
     """
     old = read_json(out / "inputs.json", fix="give --overwrite")
     before, now = ({name: rest for name, *rest in files["files"]} for files in (old, inputs))
@@ -115,22 +116,22 @@ def changed_input(out, manifest, inputs, sources):
 
 
 def is_done(out, options, inputs, sources):
-    """Whether `out` holds just this data set; UserError if it holds something else."""
+    """Whether `out` already holds exactly this data set; UserError if it holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "manifest.json").is_file():
-        raise UserError(f"{out}: exists and is no data folder; give another --out")
+        raise UserError(f"{out}: exists but is not a data folder; give another --out")
     manifest = read_json(out / "manifest.json", fix="give --overwrite")
-    fix = "give another --out, or --overwrite to make it anew"
+    fix = "give another --out, or --overwrite to replace it"
     option = first_difference(manifest["options"], options)
     if option:
         raise UserError(
-            f"{out}: was made with another {option} "
-            f"({manifest['options'].get(option)}, not {options.get(option)}); {fix}"
+            f"{out}: was made with {option} = "
+            f"{manifest['options'].get(option)}, not {options.get(option)}; {fix}"
         )
     changed = changed_input(out, manifest, inputs, sources)
     if changed:
-        raise UserError(f"{out}: was made from other files (first: {changed}); {fix}")
+        raise UserError(f"{out}: was made from other files (first difference: {changed}); {fix}")
     open_data(out)
     return True
 
@@ -142,7 +143,7 @@ def check_replaceable(out):
     foreign = {path.name for path in out.iterdir()} - FILES if out.exists() else ()
     if foreign:
         raise UserError(
-            f"{out / min(foreign)}: is no file of a data set and would be lost; "
+            f"{out / min(foreign)}: is not part of a data folder and would be deleted; "
             "move it away or give another --out"
         )
 
@@ -154,26 +155,26 @@ def verify(out, sources):
     again = "run preprocess.py again with --overwrite"
     for name, expected in manifest["arrays"].items():
         if sha256_file(out / name) != expected:
-            raise UserError(f"{out / name}: is not as it was written; {again}")
+            raise UserError(f"{out / name}: has changed since it was written; {again}")
     for row, name in enumerate(data.ids):
         top = 1 if data.has_mask[name] else 0
         if data.masks[row].max() > top:
             raise UserError(f"{out / 'masks.npy'}: row {row} ({name}) is not a mask; {again}")
     if sorted(set(data.ids)) != data.ids:
-        raise UserError(f"{out / 'manifest.json'}: its ids are not sorted and distinct; {again}")
+        raise UserError(f"{out / 'manifest.json'}: its ids are not sorted and unique; {again}")
     listed = splits["pool"] + splits["test"] + splits["dropped"]
     if len(set(listed)) < len(listed) or not set(listed) <= set(data.ids):
-        raise UserError(f"{out / 'splits.json'}: names an id twice or an unknown one; {again}")
+        raise UserError(f"{out / 'splits.json'}: lists an id twice or an unknown id; {again}")
     if not sources:
         return
     known = {source.id: source for source in sources}
     for row in tqdm(manifest["rows"], unit="image", leave=False, disable=None):
         if row["id"] not in known:
-            raise UserError(f"{row['image']}: is not in the image folder any more; put it back")
+            raise UserError(f"{row['image']}: is no longer in the image folder; put it back")
         source = known[row["id"]]
         for path, expected in (
             (source.image, row["image_sha256"]),
             (source.mask, row["mask_sha256"]),
         ):
             if (path and sha256_file(path)) != expected:
-                raise UserError(f"{path or source.image}: is not the file it was; {again}")
+                raise UserError(f"{path or source.image}: does not match the data; {again}")

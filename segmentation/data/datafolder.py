@@ -1,8 +1,8 @@
-"""The arrays that preprocess.py wrote, addressed by image id.
+"""The arrays written by preprocess.py, indexed by image id.
 
 A data folder holds `images.npy` (uint8 N x H x W x C), `masks.npy` (uint8 N x H x W in {0,1}),
-`manifest.json` (row -> id, source, hashes) and `splits.json` (lists of ids). Everything outside
-this module names images by id; rows are looked up here and nowhere else.
+`manifest.json` (row -> id, source, hashes) and `splits.json` (lists of ids). Code outside this
+module refers to images by id; only this module turns ids into rows.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Data:
     folder: Path
     ids: list  # row -> id
     images: np.ndarray  # uint8 N x H x W x C
-    masks: np.ndarray  # uint8 N x H x W in {0,1}; zeros where there is none
+    masks: np.ndarray  # uint8 N x H x W in {0,1}; all zeros for an image without a mask
     has_mask: dict  # id -> bool
     pool: list  # ids, sorted
     test: list  # ids, sorted
@@ -36,17 +36,17 @@ class Data:
 
     @property
     def note(self):
-        """What to print beside every number that was measured here: empty for real images."""
+        """Text to print after every result on this data set; empty for real images."""
         return " (synthetic demo data)" if self.synthetic else ""
 
     def rows(self, ids):
-        """Rows of `ids`, int64. UserError names an id that the data set does not have."""
+        """Row numbers of `ids`, int64. UserError names an id that the data set does not have."""
         try:
             return np.array([self._row[name] for name in ids], dtype=np.int64)
         except KeyError as error:
             raise UserError(
                 f"{self.folder}: has no image {error}; "
-                "the file that names it was made from another data set"
+                "the file that lists it belongs to another data folder, give that one"
             ) from None
 
     def __post_init__(self):
@@ -72,9 +72,9 @@ class Data:
 
 
 def open_data(folder):
-    """Open a data folder written by preprocess.py. UserError names a file that is not as it was.
+    """Open a data folder written by preprocess.py. UserError names a missing or damaged file.
 
-    Sizes and the schema are checked here; `preprocess.py --verify` re-hashes the contents.
+    Only sizes and the schema are checked; `preprocess.py --verify` also checks the contents.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Fetch the official ISIC 2017 training archives: resumed, checked, and only then put in place."""
+"""Download the official ISIC 2017 training set: resumable, checked before it is put in place."""
 
 import http.client
 import re
@@ -20,11 +20,11 @@ ISIC_FOLDERS = ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth
 
 
 def fetch(url, path):
-    """Download `url` to `path`, continuing `path`.part where an earlier call stopped.
+    """Download `url` to `path`, continuing `path`.part if an earlier call was interrupted.
 
-    The server's ETag (or date) is kept beside the part: if the file has changed since, or if the
-    server knows no ranges, it sends the whole, and the part is begun anew. UserError on any
-    failure of the network; what has arrived is kept.
+    The server's ETag (or date) is saved beside the partial file. If the file has changed since, or
+    the server does not support ranges, the server sends the whole file and the download starts
+    over. UserError on any network failure; the part already received is kept.
     """
     part, tag = (path.with_name(path.name + end) for end in (".part", ".part.tag"))
     have = part.stat().st_size if part.exists() else 0
@@ -49,19 +49,19 @@ def fetch(url, path):
             raise UserError(
                 f"{url}: {error.code} {error.reason}; check --url, or run again later"
             ) from None
-        if error.headers.get("Content-Range") != f"bytes */{have}":  # the part is of another file
+        if error.headers.get("Content-Range") != f"bytes */{have}":  # not part of this file
             part.unlink()
             tag.unlink(missing_ok=True)
             return fetch(url, path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{url}: {reason}; run again, it resumes") from None
+        raise UserError(f"{url}: {reason}; run again to resume") from None
     tag.unlink(missing_ok=True)
     part.rename(path)
 
 
 def receive(answer, part, have, total):
-    """Write the body of an HTTP answer to `part` from byte `have` on; OSError if it ends early."""
+    """Write the body of an HTTP response to `part` from byte `have`; OSError if it is cut off."""
     with (
         open(part, "r+b" if have else "wb") as file,
         tqdm(
@@ -78,7 +78,7 @@ def receive(answer, part, have, total):
 
 
 def check_entry(archive, entry):
-    """UserError if the entry of a zip archive would land outside the folder, or is a link."""
+    """UserError if an entry of a zip archive is a link or would be written outside the folder."""
     path = PurePosixPath(entry.filename.replace("\\", "/"))
     link = stat.S_ISLNK(entry.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path)) or link:
@@ -91,7 +91,7 @@ def check_entry(archive, entry):
 def unpack(archive, folder):
     """Extract a zip archive into `folder`, checking the CRC of each entry on the way.
 
-    UserError if an entry leads outside. A damaged archive is deleted, so that it is fetched anew.
+    UserError if an entry leads outside. A damaged archive is deleted, to be downloaded again.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -102,18 +102,19 @@ def unpack(archive, folder):
                 file.extract(entry, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         archive.unlink()
-        raise UserError(f"{archive}: damaged ({error}) and deleted; run again") from None
+        raise UserError(f"{archive}: damaged ({error}), now deleted; run again") from None
 
 
 def download(url, root, expect):
-    """Put the official ISIC 2017 training folders into `root`: `expect` images and masks each.
+    """Download the official ISIC 2017 training folders into `root`, each with `expect` pictures.
 
-    Both archives are fetched, unpacked aside and counted before anything is put in place; then
-    the archives are deleted. UserError: network, damaged or malicious archive, another count.
+    Both archives are downloaded, unpacked into temporary folders and counted before anything is put
+    in place; then the archives are deleted. UserError: network failure, damaged or malicious
+    archive, or a wrong number of files.
     """
     places = [root / name for name in ISIC_FOLDERS]
     if all(place.is_dir() and len(picture_files(place)) == expect for place in places):
-        print(f"{root}: {expect} images and masks are there already")
+        print(f"{root}: {expect} images and their masks are already there")
         return
     root.mkdir(parents=True, exist_ok=True)
     asides = [root / f".{name}.partial" for name in ISIC_FOLDERS]
@@ -132,7 +133,7 @@ def download(url, root, expect):
             if count != expect:
                 raise UserError(
                     f"{archive}: holds {count} pictures, not {expect}; "
-                    "delete it and run again, or give --expect if that is right"
+                    "delete it and run again, or give this number as --expect if it is right"
                 )
         for source, place in zip(unpacked, places, strict=True):
             shutil.rmtree(place, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""Images as the networks take them: tensors on a device, and the one place of input scaling."""
+"""Images as network inputs: tensors on a device, and the only place where inputs are scaled."""
 
 import copy
 
 import torch
 
-SHARE = 0.5  # of a CUDA device's free memory that images may take
+SHARE = 0.5  # the part of a CUDA device's free memory that images may use
 
 
 def load_tensor(data, ids):
@@ -13,11 +13,11 @@ def load_tensor(data, ids):
 
 
 class Images:
-    """Images of a data set, in the order of `ids`, to be taken on `device` by position.
+    """Images of a data set, in the order of `ids`; indexing by position gives them on `device`.
 
-    `hold`: "device" copies them all to the device's memory at once, as uint8; "host" reads each
-    batch from the memory map, where the system's page cache keeps what fits; "auto" is "device" on
-    a CUDA card that has room for them, else "host". What is taken is the same.
+    `hold`: "device" copies all of them to the device's memory at the start, as uint8; "host" reads
+    each batch from the memory map, where the system's page cache keeps what fits; "auto" is
+    "device" on a CUDA GPU that has room for them, else "host". The images are the same either way.
     """
 
     def __init__(self, data, ids, device, hold="auto"):
@@ -58,9 +58,9 @@ class Images:
 
 
 def to_input(images):
-    """uint8 images in 0..255 -> float32 in [0,1]: what every network of this project is fed.
+    """uint8 images in 0..255 -> float32 in [0,1], the input of every network in this project.
 
-    Pretraining, feature extraction, training and prediction all scale here, so that transferred
-    weights never see another scale than the one they were trained on.
+    Pretraining, feature extraction, training and prediction all use this function, so that
+    transferred weights see inputs on the scale they were trained on.
     """
     return images.to(torch.float32).div_(255)

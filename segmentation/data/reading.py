@@ -1,10 +1,10 @@
-"""One picture file, or a pair of image and mask, into one row of the arrays.
+"""Read an image file and its mask, if any, into one row of the arrays.
 
-Images are resized by Pillow's bicubic filter on 8-bit values, whatever the scale: its kernel is
-widened by the factor of reduction. So it is plain cubic interpolation when enlarging, as in the
-paper, and averages over all pixels when shrinking. Cubic interpolation without that (OpenCV's)
-reads 4 x 4 pixels however many are skipped: hairs break up and noise turns into false texture
-at 4288 -> 256. Masks are resized by nearest neighbour and stay exactly {0,1}.
+Images are resized by Pillow's bicubic filter on 8-bit values. When enlarging, this is plain cubic
+interpolation, as in the paper. When shrinking, its kernel is widened by the reduction factor and
+averages over all pixels. OpenCV's cubic interpolation always reads 4 x 4 pixels and skips the
+others: from 4288 to 256 pixels, hairs break up and noise turns into false texture. Masks are
+resized by nearest neighbour and stay exactly {0,1}.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
 
 
 def decode(path):
-    """Read a picture: (Pillow image, turned as its EXIF orientation says; sha256 of the file).
+    """Read a picture: (Pillow image, rotated by its EXIF orientation; sha256 of the file).
 
     UserError if the file is missing, damaged, truncated or unreasonably large.
     """
@@ -48,7 +48,7 @@ def decode(path):
         ImageOps.exif_transpose(picture, in_place=True)
     except (
         OSError,
-        SyntaxError,  # Pillow's for a broken PNG
+        SyntaxError,  # raised by Pillow for a broken PNG
         ValueError,
         EOFError,
         struct.error,
@@ -81,9 +81,9 @@ def binary(values):
 
 
 def equal_channels(picture):
-    """The one plane that all colour channels of a picture share, or None if they differ.
+    """Array h x w of the values that all colour channels share, or None if the channels differ.
 
-    An alpha channel must be opaque throughout; it carries no mask.
+    An alpha channel must be fully opaque; otherwise the result is None.
     """
     values = np.asarray(picture)
     if values.ndim == 2:
@@ -98,10 +98,10 @@ def equal_channels(picture):
 def read_mask(path, size):
     """Read a mask: (bool array of `size` = (height, width), sha256 of the file).
 
-    Taken are the values {0,255} or {0,1} (at 16 bit also {0,65535}) in one channel or in equal
-    channels. A palette picture may mean its colours or its indices: where only one of the two is
-    a mask it is that one, and where they are different masks the file is refused.
-    UserError: damaged file, another size, other values.
+    Its values must be {0,255} or {0,1} (in 16-bit files also {0,65535}), in one channel or in
+    several equal ones. In a file with a palette, the mask can be in the colours or in the palette
+    indices: if only one of the two is a valid mask, that one is used; if both are valid but differ,
+    the file is refused. UserError: damaged file, wrong size or other values.
     """
     picture, digest = decode(path)
     if (picture.height, picture.width) != size:
@@ -119,7 +119,7 @@ def read_mask(path, size):
         )
     if not np.array_equal(masks[0], masks[-1]):
         raise UserError(
-            f"{path}: its palette colours and its palette indices are different masks; "
+            f"{path}: its palette colours and its palette indices give different masks; "
             "save it as a grayscale PNG with 0 for skin and 255 for lesion"
         )
     return masks[0], digest
@@ -146,15 +146,15 @@ def resize_mask(mask, size):
 
 
 def resize_mask_as_released(mask, size):
-    """The same with the released code's defect: of a cubic enlargement or reduction of the values
-    0 and 255, divided by 255 and truncated, only what is exactly 255 is left.
+    """The same with the released code's defect: the values 0 and 255 are resized by cubic
+    interpolation, divided by 255 and truncated, so that only pixels of exactly 255 stay lesion.
     """
     values = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_CUBIC)
     return values // 255
 
 
 def prepare(record, picture, mask, size, gray, resize_mask=resize_mask):
-    """Full-size RGB picture and bool mask (or None) -> Prepared, as options `size`, `gray` say."""
+    """Full-size RGB picture and bool mask (or None) -> Prepared, of `size`, in grayscale or RGB."""
     return Prepared(
         image=resize_image(picture, size, gray),
         mask=np.zeros(size, np.uint8) if mask is None else resize_mask(mask, size),
@@ -177,7 +177,7 @@ def prepare_source(source, size, gray, resize_mask=resize_mask):
 
 
 def prepare_demo(index, seed, size, gray, resize_mask=resize_mask):
-    """Draw synthetic image `index` and reduce it as a real one would be -> Prepared."""
+    """Draw synthetic image `index` and resize it like a real one -> Prepared."""
     image, mask, group = draw_lesion(index, seed, size)
     record = {
         "id": f"DEMO_{index:07d}",
@@ -193,8 +193,8 @@ def prepare_demo(index, seed, size, gray, resize_mask=resize_mask):
 def in_order(function, items, workers):
     """Yield function(item) for each item, in order, computed by threads.
 
-    Threads are enough: Pillow, hashlib and OpenCV release the interpreter's lock. At most three
-    items per worker are under way or waiting to be taken, which bounds the memory.
+    Threads are enough, because Pillow, hashlib and OpenCV release the interpreter's lock. To limit
+    memory, at most three items per worker are in progress or waiting to be used.
     """
     items = iter(items)
     with ThreadPoolExecutor(workers) as executor:

@@ -1,4 +1,4 @@
-"""Which image file belongs to which mask file: folders of pictures, paired by id."""
+"""Find image and mask files in folders and pair them by id."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ MASK_ENDING = re.compile(r"_(segmentation|mask)$", re.IGNORECASE)
 
 
 class Source(NamedTuple):
-    """One image file, its mask file if it has one, and whether it is of the official test set."""
+    """An image file, its mask file if any, and whether it belongs to the official test set."""
 
     id: str
     image: Path
@@ -20,9 +20,9 @@ class Source(NamedTuple):
 
 
 def picture_files(folder):
-    """The picture files that lie in `folder`, by name; UserError if there is no such folder."""
+    """The picture files in `folder`, sorted by name; UserError if the folder does not exist."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the one that holds the pictures")
+        raise UserError(f"{folder}: no such folder; give the folder with the image or mask files")
     return sorted(
         path
         for path in folder.iterdir()
@@ -34,7 +34,7 @@ def picture_files(folder):
 
 
 def by_id(paths, id_of):
-    """Dict id -> path; UserError names a file whose id another one has already."""
+    """Dict id -> path; UserError if two files have the same id."""
     found = {}
     for path in paths:
         first = found.setdefault(id_of(path), path)
@@ -48,15 +48,15 @@ def by_id(paths, id_of):
 def pair(image_folder, mask_folder=None, is_test=False):
     """Sources of a folder of images and one of masks, and the ids of masks without an image.
 
-    UserError: no such folder, no images in it, two files with one id, no mask that fits.
+    UserError: missing folder, no images, two files with the same id, or no mask fits an image.
     """
     images = by_id(picture_files(image_folder), lambda path: path.stem)
     if not images:
-        raise UserError(f"{image_folder}: holds no .jpg, .jpeg, .png or .bmp; give another folder")
+        raise UserError(f"{image_folder}: has no .jpg, .jpeg, .png or .bmp; give another folder")
     masks = {}
     if mask_folder is not None:
         if mask_folder.resolve() == image_folder.resolve():
-            raise UserError(f"{mask_folder}: holds images and masks; put the masks elsewhere")
+            raise UserError(f"{mask_folder}: holds images and masks; move the masks elsewhere")
 
         def owner(path):
             return path.stem if path.stem in images else MASK_ENDING.sub("", path.stem)
@@ -64,25 +64,25 @@ def pair(image_folder, mask_folder=None, is_test=False):
         masks = by_id(picture_files(mask_folder), owner)
         if not masks.keys() & images.keys():
             raise UserError(
-                f"{mask_folder}: holds no mask of any image in {image_folder}; "
-                "name the mask of ID.jpg ID_segmentation.png"
+                f"{mask_folder}: has no mask for any image in {image_folder}; "
+                "name masks after their images, such as ID_segmentation.png for ID.jpg"
             )
     sources = [Source(name, path, masks.get(name), is_test) for name, path in images.items()]
     return sources, sorted(masks.keys() - images.keys())
 
 
 def subfolders(folder):
-    """The folders in `folder` that are not hidden, by name."""
+    """The folders in `folder` that are not hidden, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def find_folders(root):
     """The image folder and the mask folder (or None) at most two levels below `root`.
 
-    UserError unless there is one image folder and at most one mask folder with pictures.
+    UserError unless exactly one image folder and at most one mask folder have pictures in them.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give the one that holds images and masks")
+        raise UserError(f"{root}: no such folder; give the one with images and masks")
     near = subfolders(root)
     below = near + [inner for folder in near for inner in subfolders(folder)]
 
@@ -92,18 +92,18 @@ def find_folders(root):
         if len(hits) > 1:
             names = ", ".join(str(folder.relative_to(root)) for folder in hits)
             raise UserError(
-                f"{root}: has {len(hits)} {what} folders ({names}); choose by --images and --masks"
+                f"{root}: has {len(hits)} {what} folders ({names}); give --images and --masks"
             )
         return hits[0] if hits else None
 
     images = search("image", "images", ("_data", "_input"))
     if images is None:
-        raise UserError(f"{root}: has no folder *_Data or images/ with pictures; give --images")
+        raise UserError(f"{root}: has no folder images/ or *_Data with pictures; give --images")
     return images, search("mask", "masks", ("_groundtruth",))
 
 
 def list_inputs(sources, strays):
-    """What tells cheaply whether files changed: name, byte size and mtime of each, by role."""
+    """Role, name, size and modification time of each file, to detect changes without reading it."""
     files = []
     for source in sources:
         for role, path in (("images", source.image), ("masks", source.mask)):

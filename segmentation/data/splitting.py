@@ -1,6 +1,6 @@
-"""Which images are of the pool and which of the test set: made once, by id, then only read.
+"""The split of the images into pool and test set: made once, stored by id, and only read later.
 
-Images with identical pixels are never on both sides.
+Images with identical pixels are never in both.
 """
 
 from collections import defaultdict
@@ -9,7 +9,7 @@ from segmentation.common.runfiles import UserError, numpy_rng
 
 
 def equal_groups(ids, keys):
-    """Lists of two or more ids that share a key, each sorted, in order of the first."""
+    """Lists of two or more ids with the same key: sorted lists, ordered by their first ids."""
     members = defaultdict(list)
     for name, key in sorted(zip(ids, keys, strict=True)):
         members[key].append(name)
@@ -19,25 +19,26 @@ def equal_groups(ids, keys):
 def resolve_counts(labelled, pool_count, test_count):
     """Numbers of labelled images in the pool (None: all that remain) and in the test set.
 
-    UserError if more are asked for than the `labelled` that there are.
+    UserError if they add up to more than `labelled`, the number of images with masks.
     """
     if test_count is None:
         test_count = min(labelled // 5, max(0, labelled - (pool_count or 0)))
     if (pool_count or 0) + test_count > labelled:
         raise UserError(
-            f"--pool-count {pool_count or 0} and --test-count {test_count} are more than the "
-            f"{labelled} images with masks; ask for fewer"
+            f"--pool-count {pool_count or 0} and --test-count {test_count} add up to more than the "
+            f"{labelled} images with masks; give smaller numbers"
         )
     return pool_count, test_count
 
 
 def take(groups, count):
-    """The earliest groups that have `count` members together, or the most below it that can be.
+    """Choose whole groups with `count` members in total, or the largest possible total below it.
 
-    Groups are sequences, taken whole. With singles only, these are the first `count` of them.
+    Groups are sequences; earlier ones are preferred. If each has one member, these are the first
+    `count` groups.
     """
     window = (2 << count) - 1
-    reach = [1]  # reach[i], in the end: bit s is set if some of groups[i:] have s members
+    reach = [1]  # at the end, bit s of reach[i]: some of groups[i:] have s members together
     for group in reversed(groups):
         reach.append((reach[-1] | reach[-1] << len(group)) & window)
     reach.reverse()
@@ -52,12 +53,12 @@ def take(groups, count):
 
 
 def random_split(has_mask, duplicates, pool_count, test_count, seed):
-    """Sorted ids of pool and test: a seeded shuffle of the sorted ids of images with masks.
+    """Sorted ids of the pool and of the test set, from a seeded shuffle.
 
-    The test set is its end and the pool its beginning, or all of the rest if `pool_count` is
-    None; images without a mask join the pool and do not count. The ids of a group of `duplicates`
-    stay together, so a count is missed (from below) where no choice of whole groups makes it up.
-    `has_mask` maps id -> bool.
+    The sorted ids of all images with masks are shuffled. The test set is the end of this list; the
+    pool is its beginning, or all the rest if `pool_count` is None. Images without a mask join the
+    pool and do not count. The ids of a group of `duplicates` stay together; if no choice of whole
+    groups gives a count exactly, there are fewer images. `has_mask` maps id -> bool.
     """
     group_of = {name: tuple(group) for group in duplicates for name in group}
     order = sorted(name for name in has_mask if has_mask[name])
@@ -75,9 +76,10 @@ def random_split(has_mask, duplicates, pool_count, test_count, seed):
 
 
 def official_split(is_test, duplicates):
-    """Sorted ids of pool, test and of those left out: of the pool's set, yet equal to a test image.
+    """Sorted ids of the pool, of the test set, and of images left out of the pool.
 
-    `is_test` maps id -> bool; `duplicates` are groups of ids with identical images.
+    Left out are images identical to a test image. `is_test` maps id -> bool; `duplicates` are
+    groups of ids with identical images.
     """
     dropped = {
         name
@@ -91,7 +93,7 @@ def official_split(is_test, duplicates):
 
 
 def make_splits(rows, duplicates, options, is_test):
-    """Content of splits.json: pool and test by id, and by which rule."""
+    """Content of splits.json: the ids of pool and test set, and the rule of the split."""
     if options["official_test"]:
         pool, test, dropped = official_split(is_test, duplicates)
         rule = "given: the test set is --test-images; images equal to one of it leave the pool"

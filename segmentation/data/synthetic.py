@@ -1,6 +1,6 @@
-"""Synthetic dermoscopy-like images with exact masks: `preprocess.py --demo` draws its set here.
+"""Draw synthetic dermoscopy-like images with exact masks, for `preprocess.py --demo`.
 
-They let everything run without a download. Results on them say nothing about real lesions.
+With them, everything runs without a download. Results on them say nothing about real lesions.
 """
 
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from segmentation.common.runfiles import numpy_rng
 
 
 class Group(NamedTuple):
-    """An appearance group of the synthetic images: its share, colours and what it shows."""
+    """An appearance group of the synthetic images: its share, colours and artefacts."""
 
     name: str
     share: float
     skin: tuple  # RGB in 0..1
-    radius: tuple  # of the lesion, least and most, relative to the short side
-    depth: tuple  # of the pigment, least and most: low is low contrast
+    radius: tuple  # of the lesion, minimum and maximum, relative to the short side
+    depth: tuple  # of the pigment, minimum and maximum: low means low contrast
     hairs: float  # mean number
-    vignette: float  # probability, as the next three
+    vignette: float  # probability, like the next three
     ruler: float
     ink: float
     bubbles: float
@@ -34,13 +34,13 @@ GROUPS = (
     Group("ruler", 0.10, (0.80, 0.62, 0.57), (0.06, 0.16), (0.15, 0.6), 2, 0.35, 0.95, 0.4, 0.5),
     Group("dark", 0.05, (0.50, 0.35, 0.27), (0.10, 0.28), (0.35, 0.9), 8, 0.25, 0.1, 0.1, 0.3),
 )
-# What a layer of pigment lets through of red, green and blue.
+# The parts of red, green and blue light that a layer of pigment lets through.
 LIGHT_BROWN, DARK_BROWN = (0.66, 0.46, 0.32), (0.30, 0.18, 0.13)
 BLOTCHES = ((0.12, 0.09, 0.09), (0.42, 0.46, 0.54), (0.80, 0.42, 0.40), (0.85, 0.75, 0.68))
 
 
 def smooth_noise(rng, shape, cells):
-    """Float32 noise of `shape` about 0 with unit spread, smooth over 1 / `cells` of a side."""
+    """Float32 noise of `shape`, mean 0 and sd about 1, smooth over 1 / `cells` of a side."""
     grid = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
     return cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -51,7 +51,7 @@ def tint(image, colour, strength):
 
 
 def lesion_shape(rng, shape, radius):
-    """An irregular blob: (bool mask without holes, in one piece; its centre (y, x) in pixels)."""
+    """An irregular blob: (bool mask in one piece, without holes; its centre (y, x) in pixels)."""
     height, width = shape
     side = min(shape)
     centre = np.array(shape) / 2 + rng.uniform(-0.13, 0.13, 2) * shape
@@ -89,7 +89,7 @@ def paint_skin(rng, shape, group):
 
 
 def paint_lesion(rng, image, mask, centre, depth):
-    """Lay pigment on the image where `mask` is: soft border, two browns, blotches, network."""
+    """Paint pigment inside `mask`, in place: soft border, two browns, blotches, pigment network."""
     shape, side = mask.shape, min(mask.shape)
     distance = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     softness = side * rng.uniform(0.004, 0.03)
@@ -113,14 +113,14 @@ def paint_strokes(image, lines, colour, widths, blur, opacity):
     """Draw polylines (K x 2 arrays of x, y in pixels, each with its width), in place."""
     stencil = np.zeros(image.shape[:2], np.uint8)
     for line, width in zip(lines, widths, strict=True):
-        points = np.round(line * 16).astype(np.int32)  # 4 bits of fraction
+        points = np.round(line * 16).astype(np.int32)  # fixed point with 4 fractional bits
         cv2.polylines(stencil, [points], False, 255, max(1, round(width)), cv2.LINE_AA, 4)
     cover = cv2.GaussianBlur(stencil.astype(np.float32) * (opacity / 255), (0, 0), blur)
     image += cover[..., None] * (np.float32(colour) - image)
 
 
 def paint_hairs(rng, image, number):
-    """Draw curved hairs, dark or now and then light, each of its own width, in place."""
+    """Draw curved hairs of different widths, usually dark and sometimes light, in place."""
     height, width = image.shape[:2]
     side = min(height, width)
     t = np.linspace(0, 1, 20)[:, None]
@@ -139,7 +139,7 @@ def paint_hairs(rng, image, number):
 
 
 def paint_ruler(rng, image):
-    """Draw a scale with ticks near a side of the image, in place."""
+    """Draw a ruler with ticks near the lower edge of the image, in place."""
     height, width = image.shape[:2]
     side = min(height, width)
     turn = rng.normal(0, 0.25)
@@ -154,7 +154,7 @@ def paint_ruler(rng, image):
 
 
 def paint_ink(rng, image):
-    """Draw a broad violet stroke of a surgical pen near a side of the image, in place."""
+    """Draw a broad violet stroke of a surgical pen near the left or right edge, in place."""
     height, width = image.shape[:2]
     ends = rng.uniform(0, 1, (3, 2)) * (0.15 * width, height)
     if rng.random() < 0.5:
@@ -178,7 +178,7 @@ def paint_bubbles(rng, image):
 
 
 def paint_vignette(rng, image):
-    """Darken what lies outside the round field of the dermatoscope, in place."""
+    """Darken everything outside the round field of view of the dermatoscope, in place."""
     height, width = image.shape[:2]
     side = min(height, width)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -189,10 +189,10 @@ def paint_vignette(rng, image):
 
 
 def draw_lesion(index, seed, size):
-    """Synthetic image `index` under `seed`: (uint8 h x w x 3, bool h x w mask, group name).
+    """Synthetic image `index` of `seed`: (uint8 h x w x 3, bool h x w mask, group name).
 
     It is drawn at twice `size` = (H, W). The mask is exact: it is the shape that was painted.
-    Image `index` is the same however many others are drawn.
+    Image `index` does not depend on how many others are drawn.
     """
     rng = numpy_rng(seed, "demo", index)
     shape = (2 * size[0], 2 * size[1])

@@ -6,17 +6,20 @@
         --weights resnet50-11ad3fa6.pth --out runs/paper/cluster-imagenet
     python cluster.py --data data/isic2017 --features thumbnail --out runs/paper/cluster-thumbnail
 
-Every pool image, clean and in id order, goes once through the pretrained encoder in evaluation
-mode. Its bottleneck is average-pooled (--pooling 1: 512 values at width 64; 2: 2048) and, with
---pca D, reduced to D dimensions. k-means groups the pool; each cluster gets its proportional share
-of the budget and gives its members nearest to the centroid, unless --rule names another cold start.
---features puts a ResNet of ImageNet or thumbnails of 16 x 16 pixels in the encoder's place. Masks
-are not needed, but for --features mask, thumbnails of these: a control that cheats.
+Each pool image, uncorrupted and in id order, goes once through the pretrained encoder in evaluation
+mode. The bottleneck is average-pooled (--pooling 1: 512 values at width 64; 2: 2048) and, with
+--pca D, reduced to D dimensions. k-means divides the pool into clusters. Each cluster gets a share
+of the budget in proportion to its size, and its images nearest to the centroid are chosen, unless
+--rule names another cold start.
 
-Writes to --out: `features.npz`, `clusters.npz`, `selection.json` (ordered: label from the top),
-`latent.png` and `selection.png`. features.npz has the features after --scale and before --pca. If
---weights is best.pt, the whole model of the pretraining, it also has `pretext_loss`, how badly
-that model restores each image.
+Instead of the encoder, --features can take a ResNet trained on ImageNet, or thumbnails of 16 x 16
+pixels. No masks are needed, except for --features mask, thumbnails of the true masks: a control
+that uses what is not known before labelling.
+
+Writes to --out: `features.npz` (features after --scale and before --pca), `clusters.npz`,
+`selection.json` (the chosen images, in the order to label them), `latent.png` (a map of the pool)
+and `selection.png` (the chosen images). If --weights is best.pt, the whole pretrained model,
+features.npz also has `pretext_loss`, the error with which that model restores each image.
 """
 
 from collections.abc import Callable
@@ -64,52 +67,53 @@ from self_supervised.features import (
 
 WEIGHTS = {  # --features -> the --weights it takes
     "genesis": "encoder.pt or best.pt of the pretraining",
-    "imagenet": "a weights file of torchvision",
+    "imagenet": "a ResNet weights file of torchvision",
     "thumbnail": "none",
     "mask": "none",
 }
-THUMBNAIL = 16  # pixels of a side
-MAP_LIMIT = 5000  # images up to which the map is a t-SNE; it is drawn by PCA beyond
-SILHOUETTE_SAMPLE = 5000  # images; the silhouette is quadratic in them
+THUMBNAIL = 16  # pixels per side
+MAP_LIMIT = 5000  # up to this many images the map is made by t-SNE, for more by PCA
+SILHOUETTE_SAMPLE = 5000  # images; the cost of a silhouette is quadratic
 
 
 def parse_args():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder written by preprocess.py")
-    add("--features", choices=WEIGHTS, default="genesis", help="what images are compared by")
+    add("--features", choices=WEIGHTS, default="genesis", help="features to compare images by")
     takes = "; ".join(f"{name}: {file}" for name, file in WEIGHTS.items())
-    add("--weights", type=Path, help=f"what --features takes ({takes})")
-    add("--backbone", choices=BACKBONES, default="resnet50", help="network of --features imagenet")
+    add("--weights", type=Path, help=f"weights for --features ({takes})")
+    add("--backbone", choices=BACKBONES, default="resnet50", help="ResNet for --features imagenet")
     add("--out", type=Path, required=True, help="folder to write to")
     add("--pooling", type=int, choices=(1, 2), default=2, help="side of the pooled bottleneck")
     add(
         "--released-features",
         action="store_true",
-        help="control: repeat defects of the paper's released code on purpose; Genesis features "
-        "of corrupted images in a reshuffled order (so those of one image bear the id of another), "
+        help="control: repeat defects of the paper's released code on purpose: Genesis features "
+        "of corrupted images, in shuffled order (an image gets the features of another one), "
         "with batch normalisation in training mode",
     )
     add(
         "--scale",
         choices=SCALES,
         default="none",
-        help="before PCA and k-means: l2, each image's features to length 1; instance, to mean 0 "
-        "and deviation 1, such as a thumbnail whatever its light; standard, each "
-        "feature to mean 0 and deviation 1 over the pool",
+        help="scaling before PCA and k-means: l2, each image's features to length 1; instance, "
+        "each image's features to mean 0 and standard deviation 1 (a thumbnail loses its "
+        "brightness and contrast); standard, each feature to mean 0 and standard deviation 1 "
+        "over the pool",
     )
     add("--pca", type=int, default=0, help="dimensions after PCA; 0: no PCA")
-    add("--k", type=positive, default=10, help="clusters")
-    add("--n-init", type=positive, default=10, help="starts of k-means; the best is kept")
+    add("--k", type=positive, default=10, help="number of clusters")
+    add("--n-init", type=positive, default=10, help="random starts of k-means; the best is kept")
     add(
         "--rule",
         choices=COLD_STARTS,
         default="saal",
-        help="how: see segmentation/selection/strategies.py",
+        help="how to choose images: see segmentation/selection/strategies.py",
     )
     add("--budget", type=positive, default=300, help="images to choose")
     add("--batch", type=positive, default=32, help="images per step")
-    add("--seed", type=int, default=0, help="of k-means, the map and all corruptions")
+    add("--seed", type=int, default=0, help="seed of k-means, rule, map and corruptions")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_pool_option(parser)
     args = parser.parse_args()
@@ -117,7 +121,9 @@ def parse_args():
         verb = "needs" if args.weights is None else "takes no"
         raise UserError(f"--features {args.features} {verb} --weights ({takes})")
     if args.released_features and args.features != "genesis":
-        raise UserError(f"--released-features is of --features genesis, not {args.features}")
+        raise UserError(
+            f"--released-features is for --features genesis, not {args.features}; leave it out"
+        )
     return args
 
 
@@ -126,11 +132,11 @@ def parse_args():
 
 @dataclass(frozen=True)
 class Source:
-    """Where features come from: their names and how to make them."""
+    """Where features come from, and how to compute them."""
 
     kind: str  # "genesis", "genesis released", "imagenet resnet50", "thumbnail 16", "mask 16"
     dimensions: int  # numbers per image
-    scale: str  # what they are brought to
+    scale: str  # one of SCALES
     extract: Callable  # images.Images -> arrays by name, a row per image; `features` unscaled
     weights_sha256: str = ""  # of the encoder, or of the file of a ResNet
     encoder_sha256: str = ""  # of the encoder, for Genesis features only
@@ -138,13 +144,13 @@ class Source:
 
     @property
     def origin(self):
-        """What the files record of it."""
+        """What the output files record about it."""
         names = ("kind", "scale", "weights_sha256", "encoder_sha256", "pretext_sha256")
         return {name: getattr(self, name) for name in names}
 
 
 def open_source(args, data):
-    """The source that the options ask for. UserError where the weights do not fit."""
+    """The source that the options ask for. UserError if the weights do not fit."""
     if args.features == "genesis":
         return open_genesis(args, data)
     if args.features == "imagenet":
@@ -168,9 +174,9 @@ def open_source(args, data):
 
 
 def open_genesis(args, data):
-    """The encoder of the pretraining as a source; of best.pt, which can restore, losses too."""
+    """The pretrained encoder as a source; from best.pt also the pretext loss of each image."""
     content = read_torch(args.weights, fix="run self_supervised/pretrain.py")
-    restores = "epoch" in content  # a mark of best.pt; a segmentation model restores nothing
+    restores = "epoch" in content  # only in best.pt; a segmentation model cannot restore
     model = (load_model if restores else load_encoder)(args.weights)
     if model.in_channels != data.channels:
         raise UserError(
@@ -201,7 +207,7 @@ def open_genesis(args, data):
 
 
 def load_or_extract(path, source, data, device, args):
-    """The content of features.npz, made now if it is not there; refused if of something else."""
+    """The content of features.npz, computed if missing; UserError if made from other inputs."""
     if not path.exists():
         made = source.extract(Images(data, data.pool, device, args.pool_on))
         made["features"] = scaled(made["features"], source.scale)
@@ -213,10 +219,10 @@ def load_or_extract(path, source, data, device, args):
             is_hash = name.endswith("sha256")
             other = "other weights" if is_hash else f"{name} {found}, not {asked}"
             raise UserError(
-                f"{path}: features of {other}; delete it to make them anew, or give another --out"
+                f"{path}: features of {other}; delete it to make them again, or give another --out"
             )
     if content["ids"].tolist() != data.pool:
-        raise UserError(f"{path}: features of another pool; delete it to make them anew")
+        raise UserError(f"{path}: features of another pool; delete it to make them again")
     return content
 
 
@@ -232,7 +238,7 @@ def reduce(features, dimensions, seed):
 
 @dataclass(frozen=True)
 class Pool:
-    """What is known of the pool's N images, in the order of `data.pool`."""
+    """What is known about the pool's N images, in the order of `data.pool`."""
 
     data: Data
     content: dict  # of features.npz
@@ -241,7 +247,7 @@ class Pool:
 
 
 def choose(pool, args):
-    """Positions of the --budget images to label by --rule, int64, from the most useful on."""
+    """Positions of the --budget images that --rule chooses: int64, in the order to label them."""
     arrays = {**pool.content, **vars(pool.clusters), "features": pool.features}
     labelled = np.zeros(len(pool.features), dtype=bool)
     rng = numpy_rng(args.seed, "cluster", "rule")
@@ -259,7 +265,7 @@ def silhouette(pool, seed):
 
 
 def project(features, seed):
-    """Two dimensions to draw: (points float N x 2, name of the method)."""
+    """Coordinates for the map of the pool: (points float N x 2, name of the method)."""
     if 10 <= len(features) <= MAP_LIMIT:
         start = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
         perplexity = min(30, len(features) / 4)
@@ -294,7 +300,7 @@ def entries(pool, chosen):
 
 
 def report(args, pool, chosen, score):
-    """Print what was found."""
+    """Print the size of each cluster, how many are chosen from it, and the silhouette."""
     sizes, quotas = (
         np.bincount(cluster, minlength=args.k)
         for cluster in (pool.clusters.cluster, pool.clusters.cluster[chosen])
@@ -311,14 +317,17 @@ def report(args, pool, chosen, score):
 
 
 def check_sizes(args, count, dimensions):
-    """UserError if more is asked for than a pool of `count` images and the features have."""
+    """UserError if --budget, --k or --pca is too large for `count` images or `dimensions`."""
     for name, value in (("budget", args.budget), ("k", args.k)):
         if value > count:
-            raise UserError(f"--{name} {value}: the pool of {args.data} has only {count} images")
+            raise UserError(
+                f"--{name} {value}: the pool of {args.data} has only {count} images; give fewer"
+            )
     limit = min(count, dimensions)
     if not 0 <= args.pca <= limit:
         raise UserError(
-            f"--pca {args.pca}: give at most {limit}, the smaller of images and features, or 0"
+            f"--pca {args.pca}: give at most {limit}, the smaller of the numbers of images and "
+            "features, or 0"
         )
 
 

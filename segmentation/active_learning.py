@@ -1,20 +1,21 @@
-"""The active learning loop: label a few, train, ask for more, train on.
+"""The active learning loop: label some images, train, ask for more labels, train again.
 
     python segmentation/active_learning.py --data data/isic2017 --out runs/paper/seg/saal/seed0 \\
         --cold-start saal --query saal --init all --seed 0 \\
         --clusters runs/paper/cluster --weights runs/paper/pretrain/best.pt
 
-Round 0 labels --initial images by the --cold-start strategy and trains from the first weights. Each
-later round asks for --per-round more by the --query strategy and trains as the --recipe says: on
-from the last weights (paper), or anew (strong). --budgets 10 20 40 80 sets the number of labels
-of every round. The masks of the data folder play the oracle. After every round each test image is
-measured; the test images decide nothing. Strategies are listed in segmentation/strategies.py.
+Round 0 labels --initial images, chosen by the --cold-start strategy, and trains from the first
+weights. Each later round labels --per-round more, chosen by the --query strategy, and trains as
+--recipe says: from the last weights (paper) or again from the first weights (strong). --budgets
+10 20 40 80 sets the total number of labels in each round instead. The masks of the data folder are
+the answers of the oracle. After each round the model is evaluated on every test image; the test
+images are used for nothing else. Strategies: see segmentation/selection/strategies.py.
 
 Writes to --out: `state.json` (which id was labelled in which round, with what score, by which
 rule), and in `round_RR/`: `scores.csv` (of every unlabelled image, if the strategy scores them:
-uncertainty, or minus the distance to the own centroid for saal), `log.csv`, `metrics.csv` (every
-test image) and `weights.pt` (of the last round, or of all with --keep-weights). Called again
-after a kill it goes on with the round that was under way and ends as if nothing had happened:
+uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `metrics.csv` (every
+test image) and `weights.pt` (of the last round, or of all with --keep-weights). If it is
+interrupted, call it again: it repeats the unfinished round and ends with the same results, because
 every random number comes from (seed, round, purpose).
 """
 
@@ -62,10 +63,16 @@ from segmentation.selection import query
 from segmentation.selection.clusterfolder import clusters_sha256, open_clusters, reader
 from segmentation.selection.strategies import COLD_STARTS, QUERIES, View, ask
 
-TRAINING_MASKS_HELP = "learn from the masks of another data folder of the same images"
-HOLDOUT_HELP = "measure on N images of the pool, not to be labelled, in place of the test images"
-SELF_TRAIN_HELP = "then train anew on the whole pool, with the model's own masks of the rest"
-RELEASED_SCALE_HELP = "the released code's defect: this network sees 0..255, the pretext saw 0..1"
+TRAINING_MASKS_HELP = "train on the masks of another data folder with the same images"
+HOLDOUT_HELP = (
+    "evaluate on N images of the pool, which are not labelled, instead of the test images"
+)
+SELF_TRAIN_HELP = (
+    "then train from the first weights on the whole pool, with the model's own masks of the rest"
+)
+RELEASED_SCALE_HELP = (
+    "repeat a defect of the released code: inputs in 0..255, although 0..1 in pretraining"
+)
 
 
 def parse_args():
@@ -75,34 +82,59 @@ def parse_args():
     add("--out", type=Path, required=True, help="folder to write to")
     add("--cold-start", choices=COLD_STARTS, default="random", help="strategy of round 0")
     add("--query", choices=QUERIES, default="random", help="strategy of later rounds")
-    add("--clusters", type=Path, help="folder written by cluster.py; for all that see features")
-    add("--init", choices=("none", "encoder", "all"), default="none", help="pretrained part")
+    add("--clusters", type=Path, help="folder written by cluster.py; for strategies that use it")
+    add(
+        "--init",
+        choices=("none", "encoder", "all"),
+        default="none",
+        help="parts to start from pretrained weights",
+    )
     add("--weights", type=Path, help="encoder.pt or best.pt of the pretraining; for --init")
-    add("--initial", default="300", help="labels of round 0; a number, or all")
-    add("--per-round", type=positive, default=35, help="labels asked for in each later round")
+    add("--initial", default="300", help="labels in round 0: a number, or all")
+    add("--per-round", type=positive, default=35, help="labels added in each later round")
     add("--rounds", type=int, default=9, help="rounds after round 0")
-    add("--budgets", type=positive, nargs="+", metavar="N", help="labels in all, round by round")
-    add("--recipe", choices=RECIPES, default="paper", help="values of the next eleven options")
+    add(
+        "--budgets",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="total labels in each round; replaces the three options above",
+    )
+    add(
+        "--recipe",
+        choices=RECIPES,
+        default="paper",
+        help="sets those of --optimizer to --augment that are not given",
+    )
     for field in fields(Recipe):
-        option, given = f"--{field.name.replace('_', '-')}", "see segmentation/recipes.py"
+        option, given = f"--{field.name.replace('_', '-')}", "see segmentation/model/recipes.py"
         if field.type is bool:
             add(option, action=argparse.BooleanOptionalAction, help=given)
         else:
             kind = positive if field.type is int else field.type
             choices = {"optimizer": OPTIMIZERS, "augment": LEVELS}.get(field.name)
             add(option, type=kind, choices=choices, help=given)
-    add("--mean-teacher", action="store_true", help="learn from unlabelled images too")
+    add(
+        "--mean-teacher",
+        action="store_true",
+        help="also train on the pool's images without their masks",
+    )
     add("--self-train", action="store_true", help=SELF_TRAIN_HELP)
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
-    add("--dropout", type=float, default=0.5, help="at the bottleneck")
+    add("--dropout", type=float, default=0.5, help="probability, at the bottleneck")
     add("--passes", type=positive, default=20, help="Monte Carlo passes of CEAL and BALD")
     for field in fields(query.CealSettings):
         option = f"--ceal-{field.name.replace('_', '-')}"
-        add(option, type=int, default=field.default, help="see segmentation/query.py")
+        add(option, type=int, default=field.default, help="see segmentation/selection/query.py")
     add("--keep-weights", action="store_true", help="keep the weights of every round")
-    add("--seed", type=int, default=0, help="of weights, order, dropout and draws")
-    add("--draw", type=int, default=0, help="another draw of the strategies, all else as it is")
+    add("--seed", type=int, default=0, help="seed of weights, training and draws")
+    add(
+        "--draw",
+        type=int,
+        default=0,
+        help="another number: another draw of the strategies, all else the same",
+    )
     add("--training-masks", type=Path, metavar="DATA", help=TRAINING_MASKS_HELP)
     add("--holdout", type=int, default=0, metavar="N", help=HOLDOUT_HELP)
     add("--released-scale", action="store_true", help=RELEASED_SCALE_HELP)
@@ -120,31 +152,31 @@ def parse_args():
     elif args.clusters is None:
         raise UserError(f"strategy {seeing[0]} needs --clusters, a folder written by cluster.py")
     if QUERIES[args.query].heads and not args.heads:
-        raise UserError(f"--query {args.query} needs --heads, whose disagreement it measures")
+        raise UserError(f"--query {args.query} needs --heads: it compares the masks of the heads")
     if args.initial != "all" and not (args.initial.isdigit() and int(args.initial)):
         raise UserError(f"--initial {args.initial}: give a number of at least 1, or all")
     if args.rounds < 0 or not 0 <= args.dropout < 1:
-        raise UserError("--rounds must be at least 0, and --dropout in [0, 1)")
+        raise UserError("--rounds must be at least 0, and --dropout at least 0 and less than 1")
     if args.budgets and sorted(set(args.budgets)) != args.budgets:
-        raise UserError(f"--budgets {' '.join(map(str, args.budgets))}: give rising numbers")
+        raise UserError(f"--budgets {' '.join(map(str, args.budgets))}: give increasing numbers")
     return args
 
 
 def labelled_pool(data):
-    """(the pool's images whose masks can answer a query, those without a mask)."""
+    """(pool images that have a mask and so can be labelled, pool images without a mask)."""
     parts = [], []
     for name in data.pool:
         parts[not data.has_mask[name]].append(name)
     pool, others = parts
     if others:
-        print(f"{len(others)} pool images have no mask: they are not asked for")
+        print(f"{len(others)} pool images have no mask: they are never chosen for labelling")
     if not data.test:
         raise UserError(f"{data.folder}: has no test images; add masks and run preprocess.py again")
     return pool, others
 
 
 def hold_out(pool, count):
-    """(pool without `count` images, these): the same draw in every run, to choose settings by."""
+    """(pool without `count` images, these): the same draw in each run, for choosing settings."""
     if not 0 <= count < len(pool):
         raise UserError(f"--holdout {count}: the pool has {len(pool)} images; hold out fewer")
     held = set(numpy_rng(0, "holdout").permutation(len(pool))[:count].tolist())
@@ -155,7 +187,7 @@ def hold_out(pool, count):
 
 
 def schedule(args, size):
-    """Labels in all at each round, as the options say. UserError if the pool has fewer."""
+    """Total labels in each round, from the options. UserError if the pool has fewer images."""
     budgets = args.budgets
     if not budgets:
         initial = size if args.initial == "all" else int(args.initial)
@@ -170,19 +202,19 @@ def schedule(args, size):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the options name, looked at just enough to tell whether the run is finished."""
+    """What the options name, read only as far as needed to see whether the run is finished."""
 
     data: Data
     pool: list  # ids that may be labelled
-    seen: list  # these, and the pool's images without a mask: by what learns without labels
+    seen: list  # these and the pool's images without a mask, for training without labels
     test: list  # ids to measure on
-    budgets: list  # labels in all at each round
-    answers: Data  # whose masks the oracle gives
-    hashes: dict  # name -> hash of what is read under it
+    budgets: list  # total labels in each round
+    answers: Data  # whose masks are the answers of the oracle
+    hashes: dict  # name of an input -> hash of its content
 
     @classmethod
     def of(cls, args):
-        """Open what the parsed options name. UserError where something does not fit."""
+        """Open what the parsed options name. UserError if something does not fit."""
         data = open_data(args.data)
         (pool, others), test = labelled_pool(data), data.test
         if args.holdout:
@@ -200,7 +232,7 @@ class Inputs:
         return cls(data, pool, pool + others, test, budgets, answers, hashes)
 
     def state(self, args):
-        """The run's state.json, or what stands there before the first round."""
+        """The content of the run's state.json, or what it is before the first round."""
         path = args.out / "state.json"
         if path.exists():
             return read_json(path, fix=f"delete {args.out}")
@@ -215,7 +247,7 @@ class Inputs:
 
 
 class Loop:
-    """One run: what the rounds share. `run` carries them out."""
+    """One run: what its rounds share. `run` does the rounds."""
 
     def __init__(self, args, inputs, state):
         self.args, self.state = args, state
@@ -246,7 +278,7 @@ class Loop:
     # Which images ------------------------------------------------------------------------------
 
     def answer(self, number, model, known):
-        """The strategies.Answer of this round's strategy, `known` being the labelled ids."""
+        """The strategies.Answer of this round's strategy; `known`: the ids labelled already."""
         args = self.args
         mask = np.zeros(len(self.pool), dtype=bool)
         mask[[self.place[name] for name in known]] = True
@@ -271,7 +303,7 @@ class Loop:
             return ask(QUERIES[args.query], view, budget)
 
     def entries(self, number, answer, known):
-        """The lines of the state for what was chosen; scores.csv if the strategy scores."""
+        """Entries of state.json for the chosen images; writes scores.csv if there are scores."""
         scores = {}
         if answer.scores is not None:
             unlabelled = [name for name in self.pool if name not in known]
@@ -289,7 +321,7 @@ class Loop:
     # Training ----------------------------------------------------------------------------------
 
     def first_model(self):
-        """The network before round 0: the same for every arm with this seed, but for --init."""
+        """The network before round 0: the same for all arms with this seed and --init."""
         args = self.args
         torch.manual_seed(derived_seed(args.seed, "weights"))
         scale = 255.0 if args.released_scale else 1.0
@@ -298,7 +330,7 @@ class Loop:
         return model
 
     def pseudo_masks(self, model, ids):
-        """The model's own masks of some images, for dsal cleaned by a CRF: uint8 N x H x W."""
+        """The model's own masks of some images, with dsal cleaned by a CRF: uint8 N x H x W."""
         images, batch = self.images_of(ids), self.recipe.batch
         if self.args.query != "dsal":
             return segment(model, images, batch, self.precision.device)
@@ -307,10 +339,10 @@ class Loop:
         return np.stack([crf.pseudo_mask(*pair) for pair in pairs])
 
     def train(self, number, model, ids, pseudo):
-        """Train on the masks of `ids` and the model's own of `pseudo`; returns (model, log).
+        """Train on the masks of `ids` and the model's own masks of `pseudo`: (model, log).
 
-        With --self-train that model labels the rest of the pool, and another is trained and
-        returned; the log is of both.
+        With --self-train that model labels the rest of the pool, and a new model is trained on all
+        of it and returned; the log is that of both.
         """
         stream, true = (self.args.seed, "round", number), self.answers.load_masks(ids)
         masks = true
@@ -328,7 +360,7 @@ class Loop:
         return model, [{**row, "epoch": epoch} for epoch, row in enumerate(log + more)]
 
     def fit(self, stream, model, ids, masks):
-        """Train `model`, or the first one if None, on uint8 masks of `ids`: (model, log)."""
+        """Train `model` (None: that of `first_model`) on uint8 masks of `ids`: (model, log)."""
         is_first = model is None
         if is_first:
             model = self.first_model()
@@ -354,7 +386,7 @@ class Loop:
     # Rounds ------------------------------------------------------------------------------------
 
     def round(self, number):
-        """Choose, train, measure, save. The state is written last: a round is whole or absent."""
+        """Choose, train, evaluate, save. The state is written last: only whole rounds count."""
         args, folder = self.args, self.folder(number)
         model = load_model(self.folder(number - 1) / "weights.pt") if number else None
         labelled = self.state["labelled"]
@@ -380,7 +412,7 @@ class Loop:
         self.report(rows, log)
 
     def report(self, rows, log):
-        """Print a line about the round that was done last."""
+        """Print a line about the last round."""
         entry, planned = self.state["rounds"][-1], len(self.budgets) - 1
         extra = f" + {len(entry['pseudo'])} pseudo-labels" if entry["pseudo"] else ""
         measured = "held-out" if self.args.holdout else "test"

@@ -21,15 +21,16 @@ MAX_BOXES = 5
 NEXT_BOX = 0.95  # probability of each further box
 MARGIN = 3  # pixels between a box and the border
 CURVE_POINTS = 4096
-PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}  # corrupted together: the caches of a core
-TRIES = 4  # rounds of drawing with replacement before the rest is sorted
+PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}  # corrupted together, to fit into caches
+TRIES = 4  # draws with replacement, before a permutation is used for the rest
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How often each corruption is applied; `inpaint` is its share of the painted images.
+    """The probability of each corruption.
 
-    The rest of the painted images, 1 - `inpaint`, are out-painted.
+    `paint` is that of in-painting or out-painting. A fraction `inpaint` of the painted images is
+    in-painted, the rest is out-painted.
     """
 
     flip: float = 0.4
@@ -62,13 +63,13 @@ def corrupt(images, generators, rates=DEFAULT_RATES):
 
 
 def corrupted_and_clean(images, ids, stream, rates=DEFAULT_RATES):
-    """`corrupt` uint8 images, each by the stream (*stream, its id), whatever batch it is in."""
+    """`corrupt` uint8 images, each with the stream (*stream, its id), whatever batch it is in."""
     generators = [torch_rng(*stream, name, device=images.device) for name in ids]
     return corrupt(to_input(images), generators, rates)
 
 
 def _corrupt(images, generators, rates):
-    """All but the flips. Where noise will lie comes first: what it hides need not be shuffled."""
+    """All except the flips. Noise areas are drawn first: pixels under them are not shuffled."""
     chances = torch.tensor([rates.shuffle, rates.nonlinear, rates.paint, rates.inpaint])
     happens = _uniform((4,), generators).cpu() < chances
     shuffled, bent, painted, inside = happens.T
@@ -127,7 +128,7 @@ def _intervals(low, high, length, margin, u, v):
 
 
 def flip(images, generators, rate):
-    """Flip each image up to three times, each further time with probability `rate`.
+    """Flip each image up to three times: each flip with probability `rate` if the last was done.
 
     Each flip is vertical or horizontal with equal chance. Returns a new tensor like `images`.
     """
@@ -148,11 +149,11 @@ def local_pixel_shuffling(images, shown, generators, windows=10000):
     """Shuffle pixels within small random windows; the channels of a pixel stay together.
 
     Each of the `windows` (at least one) has sides uniform in 1..H//10 and 1..W//10 (1 in images
-    below 10 pixels) and a uniform place. It takes the pixels of the original image in its frame,
-    permutes them uniformly and puts them over what earlier windows left there.
+    below 10 pixels) and a uniform place. It takes the pixels of the original image that it covers,
+    permutes them uniformly and writes them over the result of earlier windows.
 
-    shown: bool (B, 1, H, W), where the outcome is wanted; other pixels stay as they are. Returns
-    a new tensor like `images`.
+    shown: bool (B, 1, H, W), where the result is needed; other pixels are not changed. Returns a
+    new tensor like `images`.
     """
     height, width = images.shape[2:]
     rows_u, rows_v, columns_u, columns_v = _uniform((4, windows), generators).unbind(1)
@@ -164,11 +165,11 @@ def local_pixel_shuffling(images, shown, generators, windows=10000):
 def shuffle_windows(images, shown, tops, lefts, heights, widths, generators):
     """Shuffle the pixels of the given windows, as `local_pixel_shuffling` does.
 
-    tops, lefts, heights, widths: int32 (B, N), windows inside the image; later ones lie over
+    tops, lefts, heights, widths: int32 (B, N), windows inside the image; later ones overwrite
     earlier ones. Returns a new tensor like `images`.
 
-    An output pixel depends on nothing but the last window over it: it receives one of that
-    window's pixels, and no two pixels with the same last window receive the same.
+    An output pixel depends only on the last window that covers it: it gets one of that window's
+    pixels, and no two pixels with the same last window get the same one.
     """
     batch, _, height, width = images.shape
     device = images.device
@@ -177,7 +178,7 @@ def shuffle_windows(images, shown, tops, lefts, heights, widths, generators):
     first = torch.arange(batch, device=device, dtype=torch.int32) * tops.shape[1]
     owner = (last + first[:, None, None]).flatten().index_select(0, at)
 
-    # A window's places are its pixels, row after row.
+    # The places of a window are its pixels, numbered row after row.
     w = widths.flatten().index_select(0, owner)
     skip = width - w  # pixels of the image between the end of a row and the next one
     corner = (tops * width + lefts).flatten().index_select(0, owner)
@@ -192,18 +193,19 @@ def shuffle_windows(images, shown, tops, lefts, heights, widths, generators):
 
 
 def random_places(group, own, sizes, generators):
-    """Put each element at a place of its group where no other element is, uniformly at random.
+    """Give each element a place of its group, no place twice, uniformly at random.
 
-    group: int32 P, the group of each element, those of the first image first, then the second's.
-    own: int32 P, a place of each element, different within a group.
-    sizes: int32 G, how many places each group has. Each image has an equal share of the G groups.
+    group: int32 P, the group of each element, in the order of the images.
+    own: int32 P, a place of each element before the draw, no place twice in a group.
+    sizes: int32 G, how many places each group has. Each image has the same number of groups.
     Returns int32 P, a place in 0..sizes[group]-1 for each element.
 
-    Elements draw a place. Where several drew the same one, or it is taken, the first has it and
-    the others draw again. In groups where somebody is left after TRIES draws, all these places
-    are given up, and everybody goes from his own place to where a random permutation takes it.
-    None of this depends on which place it is, so an outcome is as likely as any that follows from
-    it by renumbering the places of a group, and by that each follows from each.
+    Each element draws a place. If several drew the same one, the first of them gets it; those that
+    get none, because it went to another or was taken before, draw again. In groups where elements
+    are left after TRIES draws, all places are given up, and each element gets the place to which a
+    random permutation moves its own place. No step prefers a place. So two outcomes that differ
+    only by renumbering the places of a group are equally likely, and all outcomes differ only by
+    that.
     """
     device, batch = group.device, len(generators)
 
@@ -212,7 +214,7 @@ def random_places(group, own, sizes, generators):
             return [len(groups)]
         return torch.bincount(groups // (len(sizes) // batch), minlength=batch).tolist()
 
-    sizes = sizes * torch.zeros_like(sizes).scatter_(0, group.long(), 1)  # of those with elements
+    sizes = sizes * torch.zeros_like(sizes).scatter_(0, group.long(), 1)  # 0 without elements
     ends = sizes.cumsum(0, dtype=torch.int32)
     starts = ends - sizes
     free = torch.iinfo(torch.int32).max
@@ -223,14 +225,14 @@ def random_places(group, own, sizes, generators):
         uniform = _uniform_each(per_image(left_group), generators)
         drawn = (uniform * sizes.index_select(0, left_group)).int()
         at = (starts.index_select(0, left_group) + drawn).long()
-        claim = left.int() + attempt * len(group)  # who drew earlier keeps his place
+        claim = left.int() + attempt * len(group)  # an element keeps a place that it drew earlier
         taken_by.scatter_reduce_(0, at, claim, "amin")
         places.scatter_(0, left, drawn)
         left = left.masked_select(taken_by.index_select(0, at) != claim)
         left_group = group.index_select(0, left)
 
-    # Number the places of the crowded groups through. A random order of them all, stably sorted
-    # by group, is a random order in each group.
+    # Number the places of all crowded groups consecutively. A random order of them all, stably
+    # sorted by group, is a random order in each group.
     crowded = torch.zeros_like(sizes).scatter_(0, left_group.long(), 1)
     sizes = sizes * crowded
     starts = sizes.cumsum(0, dtype=torch.int32) - sizes
@@ -257,8 +259,8 @@ def last_window(tops, lefts, heights, widths, height, width):
     (B, height, width); -1 where there is no window.
 
     A window is the union of four overlapping blocks with power-of-two sides 2^a x 2^b, one in
-    each of its corners. Blocks are entered at their top left pixel in the map of their size; then
-    each block passes its window on to the two half-sized blocks that make it up.
+    each of its corners. A block is written to the map of its size, at its top left pixel. Then each
+    block passes its window on to the two blocks of half its size that it consists of.
     """
     batch, count = tops.shape
     a, b = (torch.frexp(x.float()).exponent - 1 for x in (heights, widths))
@@ -284,7 +286,7 @@ def last_window(tops, lefts, heights, widths, height, width):
 
 
 def _pass_on(blocks, halves, step, dim):
-    """Enter each of `blocks` in the map `halves` at its own place and `step` further on."""
+    """Write each of `blocks` to the map `halves`, at its own place and `step` further on."""
     torch.maximum(halves, blocks, out=halves)
     length = blocks.shape[dim] - step
     later = halves.narrow(dim, step, length)
@@ -297,8 +299,8 @@ def _pass_on(blocks, halves, step, dim):
 def nonlinear_intensity(images, generators):
     """Map the intensities of each image through its own random cubic Bezier curve.
 
-    The inner control points are uniform in the unit square; half of the curves fall. Exact at the
-    256 levels of 8-bit images, linear in between. Returns a new tensor like `images`.
+    The inner control points are uniform in the unit square; half of the curves are decreasing.
+    Exact at the 256 levels of 8-bit images, linear in between. Returns a new tensor like `images`.
     """
     numbers = _uniform((5,), generators)
     control, decreasing = numbers[:, :4].unflatten(1, (2, 2)), numbers[:, 4] < 0.5
@@ -375,18 +377,20 @@ def paint(images, hidden, generators):
 def _boxes(images, heights, widths, generators, at_least):
     """Masks of up to five boxes per image, bool (B, 1, H, W).
 
-    heights, widths: the smallest and the largest side. The first `at_least` boxes are certain.
+    heights, widths: the smallest and the largest side. There are at least `at_least` boxes.
     """
     height, width = images.shape[2:]
     if min(height, width) < 14:
-        raise ValueError(f"images of {height} x {width} are too small to paint; 14 x 14 is least")
+        raise ValueError(
+            f"images of {height} x {width} are too small to paint; give at least 14 x 14"
+        )
     more, *places = _uniform((5, MAX_BOXES), generators).unbind(1)
     goes_on = more < NEXT_BOX
     goes_on[:, :at_least] = True
     exists = goes_on.cumprod(1)[:, :, None]
     rows = _inside(*_intervals(*heights, height, MARGIN, *places[:2]), height)
     columns = _inside(*_intervals(*widths, width, MARGIN, *places[2:]), width)
-    # A pixel is in as many boxes as this product of 0s and 1s sums up to.
+    # This product of 0s and 1s counts in how many boxes a pixel is.
     return ((rows * exists).float().mT @ columns.float() > 0)[:, None]
 
 

@@ -1,18 +1,18 @@
-"""What the cold start sees of an image: images in, one row of numbers per image out.
+"""Features of images for the cold start: images in, one row of numbers per image out.
 
-Each function takes a images.Images, goes through it in order, `batch` images at a time, and
-returns float32 with row i for image i, which `batch` changes by no more than rounding. The images
-decide what device is used.
+Each function takes an images.Images, goes through it in order, `batch` images at a time, and
+returns float32 with row i for image i. `batch` changes the result only by rounding. The device is
+that of the images.
 
 - `genesis`: the pooled bottleneck of the pretrained U-Net (Models Genesis, Zhou et al. 2019,
   arXiv 1908.06912), as in SAAL (arXiv 2205.07021);
-- `imagenet`: the last features of a ResNet (He et al. 2016, arXiv 1512.03385) that learned
-  ImageNet, from a weights file of torchvision;
-- `thumbnails`: the images themselves, small: what features must beat to be worth anything;
-- `masks`: the pool's masks, small: what features could be at best. A control, and cheating;
-- `restoration_loss`: how badly the pretrained U-Net restores an image, on which PT4AL (Yi et al.
-  2022, arXiv 2201.07459) ranks the pool;
-- `released`: Genesis features with the mistakes of the paper's released code, as a control.
+- `imagenet`: the last features of a ResNet (He et al. 2016, arXiv 1512.03385) trained on ImageNet,
+  from a weights file of torchvision;
+- `thumbnails`: the images at low resolution, to compare the other features with;
+- `masks`: the true masks at low resolution: a control that uses what is not known before labelling;
+- `restoration_loss`: the error with which the pretrained U-Net restores an image; PT4AL (Yi et al.
+  2022, arXiv 2201.07459) sorts the pool by it;
+- `released`: Genesis features with the defects of the paper's released code, as a control.
 """
 
 import copy
@@ -33,7 +33,7 @@ BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # name -> numb
 IMAGENET_SIZE = (224, 224)  # pixels at which the published weights were trained
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1]
 SCALES = ("none", "l2", "instance", "standard")
-ROUNDING = 1e-6  # a column whose spread is this part of its mean or less is constant in float32
+ROUNDING = 1e-6  # a column counts as constant if std <= ROUNDING |mean| (float32)
 
 
 # Genesis ----------------------------------------------------------------------------------------
@@ -49,20 +49,21 @@ def genesis(model, images, pooling, batch):
     """Pooled bottleneck of the clean images in evaluation mode: float32 N x (8 width pooling^2).
 
     `model` is a UNet whose encoder was pretrained. At width 64 there are 512 values with
-    `pooling` 1 and 2048 with 2; all are at least 0, the bottleneck ends in a ReLU.
+    `pooling` 1 and 2048 with 2; all are at least 0, as after a ReLU.
     """
     model.to(images.device).eval()
     return collect(lambda part: pooled_bottleneck(model, to_input(part[:]), pooling), images, batch)
 
 
 def released(model, images, pooling, seed):
-    """`genesis` as the released code has it, two defects included: float32 N x (8 width pooling^2).
+    """`genesis` with two defects of the released code, on purpose: float32 N x (8 width pooling^2).
 
-    1. The rows come from the generator of the pretraining, which corrupts images and deals them
-       out in an order of its own: row i is of some image, not of image i.
-    2. Batch normalisation is in training mode, with the statistics of a batch, which is one image.
+    1. The rows come from the generator of the pretraining, which corrupts the images and shuffles
+       them: row i belongs to some image, not to image i.
+    2. Batch normalisation is in training mode, with the statistics of the batch, which is one
+       image.
 
-    Order and corruptions are those of `seed`. `model` stays as it is.
+    Order and corruptions are drawn from `seed`. `model` is not changed.
     """
     model = copy.deepcopy(model).to(images.device).train()  # training mode changes its statistics
     order = numpy_rng(seed, "released features", "order").permutation(len(images))
@@ -75,7 +76,7 @@ def released(model, images, pooling, seed):
 
 
 def restoration_loss(model, images, seed, batch, times=4, rates=DEFAULT_RATES):
-    """How badly a whole pretrained model restores each image: float32 N, at least 0.
+    """The error with which a whole pretrained model restores each image: float32 N, at least 0.
 
     Mean over `times` corruptions, with `rates`, of the mean squared error between the restored
     and the clean image, both in [0,1]: the loss of the pretraining. The corruptions of an image
@@ -102,14 +103,14 @@ def load_resnet(path, backbone):
     """torchvision's `backbone` with the weights in `path`, on the CPU.
 
     `backbone` is one of BACKBONES, `path` a state dict as torchvision publishes it, such as
-    resnet50-11ad3fa6.pth; nothing is ever downloaded. Only `num_batches_tracked`, which older
-    files lack and nothing here reads, may be missing. The model's output layer is taken off, so
-    that it returns its 512 (resnet50: 2048) average-pooled features. UserError if the file is not
-    readable, or of another network.
+    resnet50-11ad3fa6.pth; nothing is ever downloaded. Only `num_batches_tracked` may be missing:
+    older files do not have it, and nothing here reads it. The model's output layer is removed, so
+    that it returns its 512 (resnet50: 2048) average-pooled features. UserError if the file cannot
+    be read or belongs to another network.
     """
     from torchvision.models import get_model
 
-    give = f"give the weights file of torchvision's {backbone}, or the --backbone it is of"
+    give = f"give the weights file of torchvision's {backbone}, or the --backbone of this file"
     state = load_weights(path, give)
     model = get_model(backbone, weights=None)
     own = model.state_dict()
@@ -119,28 +120,28 @@ def load_resnet(path, backbone):
             continue
         if getattr(state.get(name), "shape", None) != value.shape:
             what = "has another shape" if name in state else "is missing"
-            raise UserError(f"{path}: not of a {backbone} ({name} {what}); {give}")
+            raise UserError(f"{path}: not weights of {backbone} ({name} {what}); {give}")
     extra = [name for name in state if name not in own]
     if extra:
-        raise UserError(f"{path}: not of a {backbone} (it has no {extra[0]}); {give}")
+        raise UserError(f"{path}: not weights of {backbone} (which has no {extra[0]}); {give}")
     model.load_state_dict({**own, **state})
     model.fc = nn.Identity()
     return model
 
 
 def imagenet_input(images):
-    """uint8 B x C x H x W, gray or RGB -> float32 B x 3 x 224 x 224 as the ResNets were trained.
+    """uint8 B x C x H x W, gray or RGB -> float32 B x 3 x 224 x 224, the input of the ResNets.
 
     Gray is repeated to three channels. The whole image is resized (bilinear, antialiased), not
-    cropped; each channel is brought to the mean and deviation of ImageNet.
+    cropped; each channel is normalised by the mean and standard deviation of ImageNet.
     """
     inputs = interpolate(to_input(images), IMAGENET_SIZE, mode="bilinear", antialias=True)
     mean, std = (inputs.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return (inputs - mean) / std  # of 3 channels, also where there is one
+    return (inputs - mean) / std  # 3 channels, also from gray images
 
 
 def imagenet(model, images, batch):
-    """Features of a ResNet from `load_resnet`: float32 N x 512, of a resnet50 N x 2048; >= 0."""
+    """Features of a ResNet from `load_resnet`: float32 N x 512 (resnet50: N x 2048), >= 0."""
     model.to(images.device).eval()
     return collect(lambda part: model(imagenet_input(part[:])), images, batch)
 
@@ -149,9 +150,9 @@ def imagenet(model, images, batch):
 
 
 def area_weights(length, side):
-    """A line of `length` pixels in `side` equal stretches: float64 side x length, rows sum to 1.
+    """Weights that average a line of `length` pixels over `side` equal parts.
 
-    An entry is the part of that stretch which that pixel covers.
+    float64 side x length; rows sum to 1. An entry is the fraction of a part that a pixel covers.
     """
     edges = torch.arange(side + 1, dtype=torch.float64) * length / side
     pixel = torch.arange(length, dtype=torch.float64)
@@ -168,7 +169,7 @@ def shrunk(planes, side):
 def thumbnails(images, side, batch):
     """Images shrunk to side x side by area averaging: float32 N x (C side^2) in [0,1].
 
-    A value is the exact mean over its part of the image, also where the side of the image is no
+    A value is the exact mean over its part of the image, even if the side of the image is not a
     multiple of `side`. Order within a row: channel, row, column.
     """
     return collect(lambda part: shrunk(to_input(part[:]), side), images, batch)
@@ -190,12 +191,12 @@ def masks(images, side, batch):
 
 
 def scaled(features, how):
-    """float N x D features -> float32 N x D, brought to a scale.
+    """float N x D features -> scaled features, float32 N x D.
 
-    `how`: "none"; "l2", each row to length 1, so that distances compare directions; "instance",
-    each row to mean 0 and standard deviation 1, so that pixels are compared whatever the light; or
-    "standard", each column to the same, so that all count alike. Rows of length 0, constant rows
-    and constant columns become 0. ValueError for another name.
+    `how`: "none"; "l2", each row to length 1; "instance", each row to mean 0 and standard deviation
+    1 (a thumbnail loses its brightness and contrast); or "standard", each column to mean 0 and
+    standard deviation 1. Rows of length 0, constant rows and constant columns become 0. ValueError
+    for another name.
     """
     features = np.asarray(features, dtype=np.float32)
     if how == "none":
@@ -208,4 +209,4 @@ def scaled(features, how):
         mean, std = (f(features, axis=0, dtype=np.float64) for f in (np.mean, np.std))
         std[std <= ROUNDING * np.abs(mean)] = np.inf
         return ((features - mean) / std).astype(np.float32)
-    raise ValueError(f"{how} is no scale; there are {', '.join(SCALES)}")
+    raise ValueError(f"{how} is not a scale; give one of {', '.join(SCALES)}")

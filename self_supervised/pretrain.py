@@ -1,13 +1,14 @@
-"""Restoration pretraining in the manner of Models Genesis: corrupted image in, clean image out.
+"""Restoration pretraining as in Models Genesis: corrupted image in, clean image out.
 
     python self_supervised/pretrain.py --data data/isic2017 --out runs/paper/pretrain
     python self_supervised/pretrain.py --data data/demo --out runs/demo/pretrain \\
         --width 8 --batch 16 --epochs 20
     torchrun --standalone --nproc_per_node 4 self_supervised/pretrain.py --data ... --out ...
 
-The defaults are the paper's. Needs no masks: it sees the pool's images only. A part of the pool,
-corrupted by a fixed seed, is held out to decide when to stop; the test images are never read.
-Called again after a kill it continues after the last finished epoch, with any number of processes.
+The defaults are the paper's. No masks are needed: it reads only the pool's images. A part of the
+pool, corrupted with a fixed seed, is held out to decide when to stop; the test images are never
+read. If it is interrupted, call it again: it continues after the last finished epoch, with any
+number of processes.
 
 Writes to --out: `best.pt` (the whole model at its best validation loss), `encoder.pt` (its
 encoder), `last.pt` (everything needed to continue), `log.csv`, `restorations.png`, and
@@ -53,17 +54,22 @@ def parse_args():
     add("--out", type=Path, required=True, help="folder to write to")
     add("--width", type=positive, default=64, help="channels at full resolution")
     add("--batch", type=positive, default=1, help="images per step, of all processes together")
-    add("--epochs", type=positive, default=10000, help="at most this many")
-    add("--patience", type=positive, default=50, help="epochs without a better validation loss")
+    add("--epochs", type=positive, default=10000, help="largest number of epochs")
+    add(
+        "--patience",
+        type=positive,
+        default=50,
+        help="stop after this many epochs with no better validation loss",
+    )
     add("--optimizer", choices=("sgd", "adam"), default="sgd", help="Adam, or SGD with momentum")
     add("--lr", type=float, default=0.01, help="learning rate")
     add("--momentum", type=float, default=0.9, help="of SGD")
-    add("--step", type=positive, default=40, help="epochs between reductions of the rate")
-    add("--gamma", type=float, default=0.5, help="factor of each reduction")
+    add("--step", type=positive, default=40, help="epochs between reductions of --lr")
+    add("--gamma", type=float, default=0.5, help="factor of each reduction of --lr")
     add("--validation", type=float, default=0.1, help="fraction of the pool held out")
     for name, rate in vars(Rates()).items():
         add(f"--{name}", type=float, default=rate, help=f"probability of corruption {name!r}")
-    add("--seed", type=int, default=0, help="of weights, order and corruptions")
+    add("--seed", type=int, default=0, help="seed of weights, order and corruptions")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_options(parser)
     args = parser.parse_args()
@@ -75,7 +81,9 @@ def parse_args():
 def split_validation(pool, fraction, seed):
     """Pool ids -> (training ids, validation ids), a seeded draw of at least one of each."""
     if len(pool) < 2:
-        raise UserError("the pool has fewer than 2 images; pretraining needs some to validate on")
+        raise UserError(
+            "the pool has fewer than 2 images, too few for training and validation; add images"
+        )
     count = min(max(1, round(fraction * len(pool))), len(pool) - 1)
     order = numpy_rng(seed, "pretrain", "validation").permutation(len(pool))
     held = set(order[:count].tolist())
@@ -104,12 +112,13 @@ def corrupted_and_clean(images, ids, args, *stream):
 
 
 def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, precision):
-    """One pass over `images` in an order and with corruptions of the epoch's own; mean loss.
+    """Train for one epoch on `images`; returns the mean loss.
 
-    The processes share each batch of --batch images out among them. What happens to an image
-    depends on its id and the epoch, not on the process or the batch that it is in.
+    Order and corruptions are those of the epoch. The processes divide each batch of --batch images
+    among themselves. What happens to an image depends on its id and the epoch, not on the process
+    or the batch that it is in.
     """
-    for group in optimizer.param_groups:  # StepLR, as a function of the epoch alone
+    for group in optimizer.param_groups:  # StepLR, as a function of the epoch only
         group["lr"] = args.lr * args.gamma ** (epoch // args.step)
     order = torch.randperm(len(images), generator=torch_rng(args.seed, "pretrain", epoch, "order"))
     total = torch.zeros((), device=precision.device)
@@ -126,7 +135,7 @@ def train_epoch(forward, optimizer, scaler, images, epoch, args, processes, prec
         with precision.autocast():
             restored = restore(forward, corrupted)
         loss = weight * mse_loss(restored.float(), clean)
-        # Gradients are averaged over the processes: this makes them the batch's.
+        # Gradients are averaged over the processes; this makes them those of the whole batch.
         step(optimizer, scaler, loss * processes.count)
         total += loss.detach() * len(batch)
     mean = processes.sum(total).item() / len(images)
@@ -141,9 +150,9 @@ def rates_of(args):
 
 @torch.no_grad()
 def validate(model, images, args, processes):
-    """Mean restoration error (MSE) on `images`, corrupted alike in every epoch, in float32.
+    """Mean restoration error (MSE) on `images`, in float32; the same corruptions in every epoch.
 
-    Returns the error of the restored images and, to compare with, that of the corrupted ones.
+    Returns the error of the restored images and, for comparison, that of the corrupted ones.
     """
     model.eval()
     processes.alike(model)
@@ -177,7 +186,7 @@ def main():
 
 
 def pretrain(args, processes, precision):
-    """Train until --epochs or --patience ends it, and write what the module's docstring lists."""
+    """Train until --epochs or --patience is reached; write the files that the docstring lists."""
     device, say = precision.device, processes.say
     data = open_data(args.data)
     if processes.writes:

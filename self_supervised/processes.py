@@ -2,8 +2,8 @@
 
     torchrun --standalone --nproc_per_node 4 self_supervised/pretrain.py ...
 
-torchrun tells each process its place in environment variables. NCCL carries the sums between CUDA
-cards, gloo between CPUs.
+torchrun gives each process its rank in environment variables. The processes exchange data through
+NCCL on CUDA devices and through gloo on CPUs.
 """
 
 import os
@@ -40,12 +40,12 @@ class Processes:
             print(text, flush=True)
 
     def wait(self):
-        """Return when all processes have come here."""
+        """Return when all processes have reached this point."""
         if self.count > 1:
             distributed.barrier()
 
     def leave(self):
-        """Say good-bye: nothing is shared afterwards."""
+        """Leave the group: nothing is shared afterwards."""
         if self.count > 1:
             distributed.destroy_process_group()
 
@@ -58,7 +58,7 @@ class Processes:
         return DistributedDataParallel(model) if self.count > 1 else model
 
     def alike(self, model):
-        """Give all processes the running statistics of process 0, for a use of `model` itself."""
+        """Give all processes the running statistics of process 0, to use `model` unwrapped."""
         if self.count > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)

@@ -227,7 +227,7 @@ def test_another_number_format_in_the_same_folder_is_refused(run, refused):
     [
         (["--initial", 45], "a budget of 55 labels is larger than the pool of 48"),
         (["--budgets", 10, 49], "a budget of 49 labels is larger than the pool of 48"),
-        (["--budgets", 10, 10], "--budgets 10 10: give rising numbers"),
+        (["--budgets", 10, 10], "--budgets 10 10: give increasing numbers"),
         (["--holdout", 48], "--holdout 48: the pool has 48"),
         (["--training-masks", "nowhere"], "nowhere: no such data folder"),
         (["--recipe", "weak"], "--recipe"),
@@ -270,7 +270,7 @@ def test_clusters_and_features_must_belong_together(run, clusters, tmp_path, ref
     content = read_npz(copy / "features.npz")
     write_npz(copy / "features.npz", **{**content, "features": content["features"] + 1})
     line = refused("active_learning", *run.words(tmp_path / "out", "saal", "--clusters", copy))
-    assert "clusters.npz: of other features than features.npz" in line
+    assert "clusters.npz: made from other features than features.npz" in line
 
 
 def test_clusters_are_not_read_where_no_strategy_sees_features(run, tmp_path):

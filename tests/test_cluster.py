@@ -279,11 +279,11 @@ def test_bad_sources(data, weights, clusters, resnet18, tmp_path, refused):
     assert "--features imagenet needs --weights" in line("imagenet")
     assert "takes no --weights" in line("thumbnail", "--weights", resnet18)
     assert "takes no --weights" in line("mask", "--weights", resnet18)
-    assert "--released-features is of --features genesis" in line(
+    assert "--released-features is for --features genesis" in line(
         "thumbnail", "--released-features"
     )
-    assert "not of a resnet50" in line("imagenet", "--weights", resnet18)
-    assert "best.pt: not of a resnet18" in line(
+    assert "not weights of resnet50" in line("imagenet", "--weights", resnet18)
+    assert "best.pt: not weights of resnet18" in line(
         "imagenet", "--weights", weights / "best.pt", "--backbone", "resnet18"
     )
     assert "resnet18-0.pth: not a weights file of schema 1" in line(

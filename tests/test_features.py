@@ -293,7 +293,7 @@ def test_files_that_do_not_fit(resnet18, tmp_path, offline):
         return refused(tmp_path / "altered.pth")
 
     assert "fc.bias is missing" in altered(lambda state: state.pop("fc.bias"))
-    assert "it has no more" in altered(lambda state: state.update(more=torch.zeros(1)))
+    assert "which has no more" in altered(lambda state: state.update(more=torch.zeros(1)))
     assert "bn1.weight has another shape" in altered(
         lambda state: state.update({"bn1.weight": "text"})
     )
@@ -397,5 +397,5 @@ def test_scale_instance():
 
 
 def test_an_unknown_scale():
-    with pytest.raises(ValueError, match="max is no scale"):
+    with pytest.raises(ValueError, match="max is not a scale"):
         features.scaled(np.zeros((2, 2)), "max")

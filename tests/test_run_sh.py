@@ -156,7 +156,7 @@ def test_every_modifier_of_an_arm(tmp_path):
 
 def test_an_official_test_set_in_folders_of_any_name(tmp_path):
     """Train on all of one folder, test on all of another; no shell reads their names."""
-    train, test = tmp_path / "a b;$(touch x)", tmp_path / "it's `touch x` \\ \"t\" *"
+    train, test = tmp_path / "a b;$(touch x)", tmp_path / 'it\'s `touch x` \\ "t" *'
     for folder, first, count in ((train, 0, 14), (test, 50, 4)):
         make_set(folder, count, first=first)
     settings = {

@@ -97,7 +97,7 @@ def test_encoder_file_holds_the_encoder_alone(tmp_path):
     model = make(3)
     save_model(tmp_path / "encoder.pt", model, parts=("encoder",))
     assert encoder_sha256(load_encoder(tmp_path / "encoder.pt")) == encoder_sha256(model)
-    with pytest.raises(UserError, match=r"encoder\.pt: holds no decoder.*best\.pt"):
+    with pytest.raises(UserError, match=r"encoder\.pt: has no decoder.*best\.pt"):
         warm_start(make(), tmp_path / "encoder.pt", "all")
     with pytest.raises(UserError, match="not a whole model"):
         load_model(tmp_path / "encoder.pt")

@@ -1,7 +1,7 @@
-"""Random views of training images: flips, turns and scales of image and mask alike, and light.
+"""Random augmentation of training images: flips, rotation, zoom, shift, contrast and brightness.
 
-A whole batch at once, each image by its own draw, on the device of the images. Images that are
-scored or tested never come here.
+Works on a whole batch at once, with a draw of its own for each image, on the device of the images.
+A mask is moved in the same way as its image. Images that are scored or tested are never augmented.
 """
 
 import math
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-LEVELS = ("none", "flips", "light", "all")  # each with those before it
-SCALE = 1.25  # largest zoom, and its inverse
-SHIFT = 0.1  # of the side
-CONTRAST = 0.3  # a factor of 1 +- this, of each image
-COLOUR = 0.1  # a shift of +- this, of each channel
+LEVELS = ("none", "flips", "light", "all")  # each includes those before it
+SCALE = 1.25  # largest zoom; the smallest is its inverse
+SHIFT = 0.1  # largest shift, as a fraction of the side
+CONTRAST = 0.3  # the contrast factor of an image is 1 +- this
+COLOUR = 0.1  # the brightness shift of a channel is +- this
 
 
 @dataclass(frozen=True)
 class Views:
-    """A draw for B images: maps from output to input coordinates, and factors of light.
+    """One draw for B images: how each is moved, and how its contrast and brightness change.
 
-    `maps` float B x 2 x 3 in the coordinates of affine_grid; `contrast` B x 1 x 1 x 1 and `shift`
-    B x C x 1 x 1, or None for images as they are.
+    `maps` float B x 2 x 3, from output to input coordinates as in affine_grid; `contrast` float
+    B x 1 x 1 x 1, a factor; `shift` float B x C x 1 x 1, added to images in [0,1].
     """
 
     maps: torch.Tensor
@@ -34,29 +34,30 @@ class Views:
         return Views(self.maps.to(device), self.contrast.to(device), self.shift.to(device))
 
     def move(self, values, mode):
-        """Float B x C x H x W as it looks after the draw's flips, turns and scales.
+        """Flip, rotate, zoom and shift `values`, float B x C x H x W.
 
-        What would come from outside is reflected at the edge. `mode` is "bilinear" or "nearest".
+        Pixels from outside the image are reflected at its edge. `mode`: "bilinear" or "nearest".
         """
         grid = affine_grid(self.maps, values.shape, align_corners=False)
         return grid_sample(values, grid, mode, "reflection", align_corners=False)
 
     def image(self, images):
-        """Images in [0,1], moved and relit, in [0,1]."""
+        """Images in [0,1], moved and with changed contrast and brightness, in [0,1]."""
         moved = self.move(images, "bilinear")
         middle = moved.mean(dim=(1, 2, 3), keepdim=True)
         return ((moved - middle) * self.contrast + middle + self.shift).clamp(0, 1)
 
     def mask(self, masks):
-        """uint8 masks B x H x W in {0,1}, moved alike, float in {0,1}."""
+        """uint8 masks B x H x W in {0,1}, moved as the images are: float B x H x W in {0,1}."""
         return self.move(masks[:, None].float(), "nearest")[:, 0]
 
 
 def draw(shape, level, generator):
-    """Views for images of `shape` = (B, C, H, W) by a CPU generator; tensors are on the CPU.
+    """Views for images of `shape` = (B, C, H, W), drawn by a CPU generator; tensors on the CPU.
 
-    "flips": half of them left to right, half upside down. "light": also contrast and brightness,
-    per channel. "all": half of them also turned by any angle, zoomed by 1/SCALE to SCALE, shifted.
+    `level` is one of LEVELS. "none": no change. "flips": left to right and upside down, each with
+    probability 1/2. "light": also contrast (per image) and brightness (per channel). "all": with
+    probability 1/2 also a rotation by any angle, a zoom by 1/SCALE to SCALE, and a shift.
     """
     count, channels, height, width = shape
     rank = LEVELS.index(level)
@@ -67,7 +68,7 @@ def draw(shape, level, generator):
     flips = torch.randint(2, (count, 2), generator=generator) * 2.0 - 1
     angle = uniform(-math.pi, math.pi, count)
     zoom = SCALE ** uniform(-1, 1, count)
-    shift = uniform(-2 * SHIFT, 2 * SHIFT, count, 2)  # of coordinates from -1 to 1
+    shift = uniform(-2 * SHIFT, 2 * SHIFT, count, 2)  # coordinates run from -1 to 1
     contrast = uniform(1 - CONTRAST, 1 + CONTRAST, count, 1, 1, 1)
     light = uniform(-COLOUR, COLOUR, count, channels, 1, 1)
     if rank < 1:
@@ -80,7 +81,7 @@ def draw(shape, level, generator):
     angle, zoom = torch.where(still, 0.0, angle), torch.where(still, 1.0, zoom)
     shift = torch.where(still[:, None], 0.0, shift)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    side = height / width  # the turn is one of pixels, the coordinates are those of the sides
+    side = height / width  # rotate in pixels, although coordinates run from -1 to 1 on both sides
     rows = (
         torch.stack([cos * flips[:, 0], -sin * side * flips[:, 1], shift[:, 0]], dim=1),
         torch.stack([sin / side * flips[:, 0], cos * flips[:, 1], shift[:, 1]], dim=1),

@@ -1,4 +1,4 @@
-"""Train one segmentation model, and measure it: no command line, no paths."""
+"""Train one segmentation model and evaluate it, without command line or paths."""
 
 import time
 
@@ -16,7 +16,7 @@ from segmentation.model.losses import deep_supervision_loss
 
 
 def check_finite(loss, name):
-    """Stop at the first loss that is not a number, naming where it happened."""
+    """UserError if the loss is infinite or not a number; `name` says where in the training."""
     if not np.isfinite(loss):
         raise UserError(f"{name}: the loss is {loss}; lower the learning rate, or check the images")
 
@@ -34,7 +34,7 @@ def make_optimizer(model, recipe, steps):
 
 
 def supervised_loss(model, forward, images, masks, views, precision):
-    """The loss of labelled uint8 images and masks, seen through `views` (None: as they are)."""
+    """The loss on labelled uint8 images and masks, augmented by `views` (None: not augmented)."""
     inputs = to_input(images)
     if views is not None:
         inputs, masks = views.image(inputs), views.mask(masks)
@@ -60,11 +60,11 @@ def train(
 ):
     """Train `model` in place on images and masks held in memory.
 
-    `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}. `recipe` is a recipes.Recipe,
-    of which the number of `epochs` is given apart. Every epoch has its own order, views and
-    dropout, from `stream` (a seed and names). `teacher` is a teacher.Teacher that adds its loss.
-    `progress` is called with each epoch's row; the list of rows (epoch, loss, seconds) is
-    returned. UserError if the loss is not finite.
+    `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}. `recipe` is a recipes.Recipe;
+    `epochs` replaces its numbers of epochs. Each epoch draws its own order, augmentation and
+    dropout from `stream` (a seed and names). `teacher` is a teacher.Teacher that adds its loss.
+    `progress` is called with the row of each epoch. Returns the list of rows (epoch, loss,
+    seconds). UserError if the loss is not finite.
     """
     device = precision.device
     model.to(device).train()
@@ -102,7 +102,7 @@ def train(
 
 
 def evaluate(model, data, images, batch, device):
-    """Metrics of each of `images`, a images.Images of `data`: a list of dicts, `id` first."""
+    """Metrics of each image in `images`, an images.Images of `data`: list of dicts, `id` first."""
     rows = []
     for part in batches(len(images), 16 * batch):
         predicted = segment(model, images[part], batch, device)

@@ -1,6 +1,6 @@
-"""Running a network over many images: what is asked of it, batch by batch.
+"""Run a network over many images, batch by batch.
 
-These loops change no weights. Training is in engine.py.
+These loops do not change the weights. Training is in engine.py.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from segmentation.data.images import to_input
 
 
 def nothing(count):
-    """The `advance` of a caller who shows no progress."""
+    """The default `advance`: shows no progress."""
 
 
 class Inference(NamedTuple):
@@ -28,17 +28,17 @@ class Inference(NamedTuple):
 
 
 def batches(count, size):
-    """Slices that cut range(count) into runs of `size`."""
+    """Slices that split range(count) into parts of `size`; the last may be smaller."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 @torch.no_grad()
 def per_image(measure, model, images, batch, precision, advance=nothing, stream=None):
-    """`measure` of every image: a numpy array of N rows.
+    """Apply `measure` to all `images` (uint8 N x C x H x W): a numpy array of N rows.
 
-    `measure` takes a batch as the network does (float32 B x C x H x W in [0,1], under autocast)
-    and returns a tensor of B rows. Given a `stream` (a seed and names), random numbers of each
-    batch come from it. The model is left in evaluation mode.
+    `measure` takes a batch of network inputs (float32 B x C x H x W in [0,1], under autocast) and
+    returns a tensor of B rows. If a `stream` (a seed and names) is given, the random numbers of
+    each batch come from it. The model is left in evaluation mode.
     """
     model.to(precision.device).eval()
     rows = []
@@ -53,7 +53,7 @@ def per_image(measure, model, images, batch, precision, advance=nothing, stream=
 
 @torch.no_grad()
 def collect(function, images, batch, what="features"):
-    """Rows of `function`, an Images of B images -> tensor B x ..., over all `images`."""
+    """Apply `function` (Images of B images -> tensor B x ...) to all `images`: array of N rows."""
     rows = []
     with tqdm(total=len(images), desc=what, disable=None) as bar:
         for part in batches(len(images), batch):
@@ -63,12 +63,12 @@ def collect(function, images, batch, what="features"):
 
 
 def lesion_probability(model, x):
-    """float32 B x H x W in [0,1] of a batch of inputs, without dropout."""
+    """Lesion probabilities of a batch of inputs, without dropout: float32 B x H x W in [0,1]."""
     return model(x)[:, 0].float().sigmoid()
 
 
 def lesion_probabilities(model, images, batch, precision, advance=nothing):
-    """Probability of lesion of each pixel, without dropout: float32 N x H x W in [0,1]."""
+    """Lesion probability of each pixel, without dropout: float32 N x H x W in [0,1]."""
 
     def measure(x):
         return lesion_probability(model, x)
@@ -78,7 +78,7 @@ def lesion_probabilities(model, images, batch, precision, advance=nothing):
 
 @torch.no_grad()
 def segment(model, images, batch, device):
-    """uint8 N x C x H x W -> uint8 masks N x H x W in {0,1}: probability of lesion over 0.5.
+    """uint8 N x C x H x W -> uint8 masks N x H x W: 1 where the lesion probability is over 0.5.
 
     Always in float32.
     """

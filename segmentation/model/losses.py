@@ -2,12 +2,12 @@
 
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-SMOOTH = 1.0  # pixels; makes an empty prediction of an empty mask a perfect one
-HEAD_WEIGHTS = (1, 1 / 2, 1 / 6)  # final, at 1/4 and at 1/2 of the resolution
+SMOOTH = 1.0  # pixels; gives an empty prediction of an empty mask a Dice of 1
+HEAD_WEIGHTS = (1, 1 / 2, 1 / 6)  # final head, heads at 1/4 and 1/2 of the resolution
 
 
 def soft_dice(a, b):
-    """(2 sum ab + s) / (sum a + sum b + s) of each pair of images: float B in (0,1].
+    """(2 sum ab + s) / (sum a + sum b + s) of each pair of images, s = SMOOTH: float B in (0,1].
 
     `a`, `b` float B x H x W in [0,1], probabilities or masks.
     """
@@ -25,18 +25,18 @@ def soft_dice_loss(probabilities, masks):
 
 
 def segmentation_loss(logits, masks):
-    """0.5 (binary cross-entropy + soft Dice) of logits B x H x W against masks in {0,1}."""
+    """0.5 (binary cross-entropy + soft Dice loss) of logits B x H x W and masks in {0,1}."""
     masks = masks.to(logits.dtype)
     entropy = binary_cross_entropy_with_logits(logits, masks)
     return 0.5 * (entropy + soft_dice_loss(logits.sigmoid(), masks))
 
 
 def deep_supervision_loss(logits, masks):
-    """The segmentation losses of the heads of `UNet.forward_heads`, weighted and summed: a scalar.
+    """The weighted sum of the segmentation losses of the heads of `UNet.forward_heads`: a scalar.
 
-    `logits` lists B x H x W for each head, the final one first; of that alone, this is its
-    segmentation loss. HEAD_WEIGHTS are in the proportion 0.6 to 0.3 to 0.1 of DSAL's released
-    code (arXiv 2101.09057), in its order of the heads.
+    `logits` is a list of B x H x W for each head, the final one first. If there is only that one,
+    the result is `segmentation_loss`. HEAD_WEIGHTS have the ratios 0.6 : 0.3 : 0.1 of DSAL's
+    released code (arXiv 2101.09057), in its order of the heads.
     """
     losses = (segmentation_loss(head, masks) for head in logits)
     return sum(weight * loss for weight, loss in zip(HEAD_WEIGHTS, losses, strict=False))

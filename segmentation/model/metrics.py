@@ -1,4 +1,4 @@
-"""Segmentation metrics per image: overlap with the truth, and the distance between the outlines.
+"""Segmentation metrics per image: overlap with the true mask, distance between the outlines.
 
 Every metric is computed for one image at a time and averaged afterwards, so that a small lesion
 counts as much as a large one.
@@ -6,7 +6,8 @@ counts as much as a large one.
 Empty masks. A ratio whose parts are all zero (0/0) is 1: there was nothing to find and nothing was
 missed. So an empty prediction of an empty mask has Dice and Jaccard 1, an image without lesion has
 sensitivity 1, and one that is all lesion has specificity 1. The distance between two empty masks
-is 0, and between an empty and a non-empty one it is the image diagonal, which no two pixels reach.
+is 0, and between an empty and a non-empty one it is the image diagonal, which is longer than the
+distance between any two pixels.
 """
 
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def per_image(predictions, masks):
     """One dict per image with the keys NAMES, in this order, and Python floats.
 
     `predictions` and `masks` are uint8 or bool arrays N x H x W of 0 and 1. hd95 is in pixels;
-    all others lie in 0..1. ValueError if the shapes differ or another value than 0 and 1 occurs.
+    all others are in 0..1. ValueError if the shapes differ or a value is neither 0 nor 1.
     """
     predictions, masks = as_bool(predictions), as_bool(masks)
     counts = confusion(predictions, masks)
@@ -63,10 +64,10 @@ def mean(rows):
 
 
 def as_bool(array):
-    """An array of 0 and 1, of any shape, as bool. ValueError if it holds any other value."""
+    """An array of 0 and 1, of any shape, as bool. ValueError if it has any other value."""
     array = np.asarray(array)
     if array.dtype != bool and not ((array == 0) | (array == 1)).all():
-        raise ValueError("a mask holds other values than 0 and 1")
+        raise ValueError("a mask has values other than 0 and 1")
     return array.astype(bool)
 
 
@@ -111,17 +112,17 @@ def thresholded_jaccard(counts):
 
 
 def sensitivity(counts):
-    """The part of the lesion that was found, float64 N in 0..1."""
+    """The fraction of lesion pixels that were found, float64 N in 0..1."""
     return ratio(counts.tp, counts.tp + counts.fn)
 
 
 def specificity(counts):
-    """The part of the background that was left alone, float64 N in 0..1."""
+    """The fraction of background pixels predicted as background, float64 N in 0..1."""
     return ratio(counts.tn, counts.tn + counts.fp)
 
 
 def pixel_accuracy(counts):
-    """The part of all pixels that is right, float64 N in 0..1."""
+    """The fraction of all pixels that are predicted correctly, float64 N in 0..1."""
     return ratio(counts.tp + counts.tn, sum(counts))
 
 
@@ -131,9 +132,9 @@ def pixel_accuracy(counts):
 def hd95(a, b):
     """95th percentile of the distances between two outlines, a float in pixels.
 
-    `a` and `b` are bool H x W. The distances from each surface pixel of one to the nearest of the
-    other, in both directions, are pooled before the percentile is taken; the order of the two
-    does not matter.
+    `a` and `b` are bool H x W. The distances from each outline pixel of one mask to the nearest
+    outline pixel of the other, in both directions, are pooled before the percentile is taken, so
+    the order of the two masks does not matter.
     """
     if not a.any() and not b.any():
         return 0.0

@@ -1,10 +1,10 @@
-"""How one segmentation model is trained: the paper's recipe, and a strong one to judge it by.
+"""How one segmentation model is trained: the recipes `paper` and `strong`.
 
-`paper` is the schedule of SAAL's code: Adam at a constant 1e-4, 10 epochs, then 2 per round from
-the last weights, no augmentation. `strong` trains every round anew, until it has converged: AdamW
-with a one-cycle rate, flips, turns, scales and contrast, and a least number of steps, without which
-ten labels would mean twenty steps. Its values were chosen on held-out images of the pool
-(results/NOTES.md), never on the test images.
+`paper` is the schedule of SAAL's code: Adam at a constant learning rate of 1e-4, 10 epochs in round
+0 and 2 in each later round, from the last weights, no augmentation. `strong` trains from the first
+weights in every round: AdamW with a one-cycle learning rate, all augmentation, and enough epochs
+for at least `min_steps` optimizer steps (20 epochs of ten images are only 20 steps). The values of
+`strong` were chosen on held-out images of the pool (results/NOTES.md), never on the test images.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Recipe:
 
     optimizer: str = "adam"
     lr: float = 1e-4  # constant, or the peak of the cycle
-    one_cycle: bool = False  # rate rises to lr over 30 % of the steps and falls to nothing
+    one_cycle: bool = False  # rises to lr over 30 % of the steps, then falls to almost 0
     weight_decay: float = 0.0
     batch: int = 10  # images per step
-    epochs: int = 10  # from the first weights
-    epochs_round: int = 2  # when training on
-    min_steps: int = 1  # at least so many from the first weights, for a few labels
-    from_scratch: bool = False  # begin every round from the first weights
+    epochs: int = 10  # when training from the first weights
+    epochs_round: int = 2  # when training from the last weights
+    min_steps: int = 1  # at least this many when training from the first weights
+    from_scratch: bool = False  # start every round from the first weights
     augment: str = LEVELS[0]
 
 
@@ -46,9 +46,10 @@ RECIPES = {
 
 
 def epochs_of(recipe, images, is_first):
-    """Enough epochs over `images` images for at least `min_steps` optimizer steps, if `is_first`.
+    """Number of epochs to train on `images` images.
 
-    That is a training from the first weights; one that goes on has its `epochs_round`.
+    If `is_first`, from the first weights: `epochs`, or more if fewer than `min_steps` optimizer
+    steps would result. Otherwise, from the last weights: `epochs_round`.
     """
     if not is_first:
         return recipe.epochs_round

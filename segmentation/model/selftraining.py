@@ -1,9 +1,9 @@
-"""Self-training: the model labels the rest of the pool, and a new one learns from all of it.
+"""Self-training: a model labels the rest of the pool, and a new model is trained on all of it.
 
-Data distillation, Radosavovic et al. 2018, arXiv 1712.04440: an unlabelled image's mask is that of
-the mean prediction over transformed views of it, here its eight flips and quarter turns. The new
-model begins from the first weights. Its training is noisy (augmentation, dropout), the predictions
-are not: Xie et al. 2020, arXiv 1911.04252.
+The mask of an unlabelled image comes from the mean prediction over transformed views of it (data
+distillation, Radosavovic et al. 2018, arXiv 1712.04440); here the views are its eight flips and
+quarter turns. The new model starts from the first weights. There is noise (augmentation, dropout)
+in its training, but not in the predictions that make the masks (Xie et al. 2020, arXiv 1911.04252).
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from segmentation.model.inference import lesion_probability, per_image
 
 
 def mean_over_views(model, x):
-    """Mean lesion probability over flips and quarter turns, moved back: float32 B x H x W in [0,1].
+    """Mean lesion probability over flips and quarter turns, turned back: float32 B x H x W, [0,1].
 
-    `x` is a batch as the network takes it, float32 B x C x H x W in [0,1].
+    `x` is a batch of network inputs, float32 B x C x H x W in [0,1].
     """
     views = []
     for turns in range(4):
@@ -27,7 +27,7 @@ def mean_over_views(model, x):
 
 
 def own_masks(model, images, batch, precision):
-    """The model's masks of uint8 images N x C x H x W: uint8 N x H x W in {0,1}, mean over 0.5."""
+    """uint8 images N x C x H x W -> uint8 masks N x H x W: 1 where the mean over views is > 0.5."""
 
     def measure(x):
         return mean_over_views(model, x) > 0.5

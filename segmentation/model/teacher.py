@@ -1,10 +1,10 @@
-"""A mean teacher: what the unlabelled pool can teach, beside the labelled images.
+"""A mean teacher: training also on all images of the pool, without their masks.
 
-The teacher is the running average of the student's weights (Tarvainen and Valpola 2017,
-arXiv 1703.01780). On unlabelled images the student, who sees a flipped, turned and relit view,
-shall predict what the teacher predicts of the image as it is, moved alike: Li et al. 2018, arXiv
-1808.03887, transformation-consistent self-ensembling. The weight of that rises over the first part
-of the training, as there is nothing to learn from a teacher that knows nothing.
+The teacher's weights are a running average of the student's (Tarvainen and Valpola 2017,
+arXiv 1703.01780). The student sees an augmented view of an image (augment.py); the loss compares
+its prediction with what the teacher predicts for the unaugmented image, moved in the same way:
+transformation-consistent self-ensembling (Li et al. 2018, arXiv 1808.03887). The weight of this
+loss rises from almost 0 over the first part of the training.
 """
 
 import copy
@@ -16,21 +16,21 @@ from torch.nn.functional import mse_loss
 from segmentation.data.images import to_input
 from segmentation.model.augment import draw
 
-MOMENTUM = 0.99  # of the average, at most; over the first steps it is that of all so far
-WEIGHT = 1.0  # of the consistency loss at its height
-RISE = 0.4  # part of the training over which the weight rises
+MOMENTUM = 0.99  # largest momentum of the average; at first it is the plain mean of all steps
+WEIGHT = 1.0  # largest weight of the consistency loss
+RISE = 0.4  # fraction of the training over which the weight rises
 
 
 def consistency_weight(done):
-    """WEIGHT exp(-5 (1 - t)^2), t = done / RISE up to 1; `done` is the part of the training."""
+    """WEIGHT exp(-5 (1 - t)^2), t = min(done / RISE, 1); `done`: fraction of the training done."""
     rest = 1 - min(done / RISE, 1.0)
     return WEIGHT * math.exp(-5 * rest**2)
 
 
 class Teacher:
-    """The averaged copy of `model`, and the unlabelled `images` (a images.Images) it teaches on.
+    """The averaged copy of `model`, and the `images` (an images.Images) that it teaches on.
 
-    `generator` is a CPU generator that draws the unlabelled images of each step.
+    `generator` is a CPU generator that draws some of these images for each step.
     """
 
     def __init__(self, model, images, generator):
@@ -39,9 +39,10 @@ class Teacher:
         self.steps = 0
 
     def loss(self, student, count, done, views_rng, precision):
-        """Mean squared difference of student's and teacher's probabilities on `count` images.
+        """The weighted consistency loss on `count` random images: a scalar.
 
-        `done` is the part of the training that is over, in [0,1).
+        It is the mean squared difference between the student's and the teacher's probabilities,
+        times `consistency_weight`. `done` in [0,1) is the fraction of the training done.
         """
         places = torch.randint(len(self.images), (count,), generator=self.generator)
         inputs = to_input(self.images[places])
@@ -55,7 +56,7 @@ class Teacher:
 
     @torch.no_grad()
     def follow(self, student):
-        """Move the average towards the student's weights, after a step."""
+        """Update the average with the student's weights. Call it after each step."""
         self.steps += 1
         keep = min(MOMENTUM, 1 - 1 / self.steps)
         for own, new in zip(self.model.parameters(), student.parameters(), strict=True):

@@ -1,10 +1,10 @@
-"""The only U-Net of the project, and how its weights travel between stages.
+"""The project's only U-Net, and how its weights are saved, loaded and passed between stages.
 
 Ronneberger et al. 2015 with batch normalisation and bilinear upsampling, channels
-64-128-256-512-512 (17.26 M parameters with one input channel). The same network restores images
-in pretraining and predicts lesions, so its parts have names that both share: `encoder` (contracting
-path and bottleneck), `decoder`, and `head` (the 1x1 output layer); for deep supervision there are
-two more output layers, `side`.
+64-128-256-512-512 (17.26 M parameters with one input channel). The same network is used to restore
+images in pretraining and to predict lesions. Its parts are `encoder` (contracting path and
+bottleneck), `decoder`, `head` (the 1x1 output layer) and, for deep supervision, two more output
+layers, `side`.
 """
 
 import torch
@@ -17,7 +17,7 @@ PARTS = {"none": (), "encoder": ("encoder",), "all": ("encoder", "decoder")}
 
 
 class DoubleConv(nn.Sequential):
-    """Two times 3x3 convolution, batch normalisation, ReLU."""
+    """3x3 convolution, batch normalisation, ReLU; twice."""
 
     def __init__(self, inputs, outputs, middle=None):
         middle = middle or outputs
@@ -36,10 +36,11 @@ class UNet(nn.Module):
 
     `width` is the number of channels at full resolution; the bottleneck has 8 x width at 1/16 of
     the resolution. `dropout` is the probability that a bottleneck activation is dropped, in
-    training mode or where `decode` is told so. `heads` adds 1x1 output layers to the decoder
-    blocks at 1/4 and 1/2 of the resolution, as in DSAL (arXiv 2101.09057); `forward_heads` alone
-    uses them. They are made last: with or without them, a seed gives the other weights alike.
-    `scale` multiplies the images; other than 1 it is a defect of the released code, on purpose.
+    training mode or when `decode` is called with drop=True. `heads` adds 1x1 output layers to the
+    decoder blocks at 1/4 and 1/2 of the resolution, as in DSAL (arXiv 2101.09057); only
+    `forward_heads` uses them. They are made last, so that a seed gives the other weights the same
+    values with and without them. `scale` multiplies the input images; other values than 1 repeat a
+    defect of the released code on purpose.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class UNet(nn.Module):
         self.down = nn.MaxPool2d(2)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.side = nn.ModuleList(nn.Conv2d(a, out_channels, 1) for a in (2 * w, w) if heads)
-        self.to(memory_format=torch.channels_last)  # the faster layout of convolutions
+        self.to(memory_format=torch.channels_last)  # the faster memory layout for convolutions
 
     def encode(self, images):
         """float B x C x H x W in [0,1] -> bottleneck B x 8w x H/16 x W/16, and the four skips."""
@@ -79,10 +80,10 @@ class UNet(nn.Module):
         return x, skips
 
     def decoder_levels(self, bottleneck, skips, drop=None):
-        """What each decoder block makes of the bottleneck and the skips, coarse to fine.
+        """The output of each decoder block, from coarse to fine.
 
-        `drop` says whether dropout acts; None: in training mode only. Dropout sits at the
-        bottleneck alone, so Monte Carlo passes share one call of `encode`.
+        `drop` says whether dropout is applied; None: in training mode only. Dropout is only at the
+        bottleneck, so that Monte Carlo passes share one call of `encode`.
         """
         drop = self.training if drop is None else drop
         x = nn.functional.dropout(bottleneck, self.dropout, training=drop)
@@ -93,14 +94,15 @@ class UNet(nn.Module):
         return levels
 
     def decode(self, bottleneck, skips, drop=None):
-        """Bottleneck and skips -> logits B x out_channels x H x W; `drop` of `decoder_levels`."""
+        """Bottleneck and skips -> logits B x out_channels x H x W; `drop`: see `decoder_levels`."""
         return self.head(self.decoder_levels(bottleneck, skips, drop)[-1])
 
     def skip_terms(self, skips):
-        """The skips' share of each decoder block's first convolution, B x channels x H x W each.
+        """For each decoder block, its first convolution applied to its skip alone.
 
-        A convolution of the concatenation [skip, upsampled] is the sum of the convolutions of
-        either. The skips' does not change with dropout at the bottleneck.
+        B x channels x height x width each. The convolution of the concatenation [skip, upsampled]
+        is the sum of a convolution of `skip` and one of `upsampled`. Dropout at the bottleneck
+        does not change the first, so Monte Carlo passes share it.
         """
         return [
             nn.functional.conv2d(skip, block[0].weight[:, : skip.shape[1]], padding=1)
@@ -108,9 +110,10 @@ class UNet(nn.Module):
         ]
 
     def decode_terms(self, bottleneck, terms):
-        """Dropped-out bottlenecks of some passes and `skip_terms` -> what `decode` returns.
+        """`decode` for several dropout passes at once, with the `terms` of `skip_terms`.
 
-        `bottleneck` is (passes B) x 8w x H/16 x W/16, pass after pass; logits likewise.
+        `bottleneck` is (passes B) x 8w x H/16 x W/16, pass after pass, with dropout already
+        applied. Returns logits (passes B) x out_channels x H x W in the same order.
         """
         x = bottleneck
         for block, term in zip(self.decoder, terms, strict=True):
@@ -128,8 +131,8 @@ class UNet(nn.Module):
     def forward_heads(self, images):
         """float B x C x H x W in [0,1] -> logits B x out_channels x H x W of every head.
 
-        A list: the output of `forward` and, with `heads`, those of the blocks at 1/4 and at 1/2 of
-        the resolution, upsampled bilinearly to H x W.
+        A list: the output of `forward` and, with `heads`, the outputs of the heads at 1/4 and at
+        1/2 of the resolution, upsampled bilinearly to H x W.
         """
         _, quarter, half, full = self.decoder_levels(*self.encode(images))
         logits = [self.head(full)]
@@ -147,12 +150,12 @@ def part_of(state, parts):
 
 
 def encoder_sha256(model):
-    """Hash of the encoder's weights: names the features that were made with it."""
+    """Hash of the encoder's weights; it identifies the features that were made with it."""
     return sha256_tensors(part_of(model.state_dict(), PARTS["encoder"]))
 
 
 def architecture(model):
-    """The arguments that `UNet` needs to be built again; files without `heads` mean none."""
+    """The arguments to build this `UNet` again. (In a file without `heads`, there are no heads.)"""
     return {
         name: getattr(model, name)
         for name in ("in_channels", "out_channels", "width", "dropout", "heads", "scale")
@@ -167,7 +170,7 @@ def save_model(path, model, parts=None, **extra):
 
 
 def read_model_file(path):
-    """A weights file's (architecture, state dict). UserError if it is no such file."""
+    """(architecture, state dict) of a weights file. UserError if the file is not one."""
     content = read_torch(path, fix="run self_supervised/pretrain.py")
     try:
         return content["architecture"], content["model"]
@@ -182,7 +185,7 @@ def load_model(path):
     missing = sorted(set(model.state_dict()) - set(state))
     if missing:
         raise UserError(
-            f"{path}: holds no {missing[0]}: not a whole model; give best.pt or weights.pt"
+            f"{path}: not a whole model ({missing[0]} is missing); give best.pt or weights.pt"
         )
     model.load_state_dict(state)
     return model.eval()
@@ -197,11 +200,11 @@ def load_encoder(path):
 
 
 def warm_start(model, path, init):
-    """Copy pretrained weights into `model`: `none`, `encoder`, or `all` but the output layer.
+    """Copy pretrained weights into `model`: `none`, `encoder`, or `all` except the output layers.
 
     Exactly the keys of those parts are loaded; every other key keeps its value. Returns the two
-    sorted lists of names (loaded, kept). UserError where the file lacks a part or was made with
-    another width or number of channels.
+    sorted lists of names (loaded, kept). UserError if a part is missing in the file, or if the
+    file was made with another width or number of channels.
     """
     own = model.state_dict()
     loaded = sorted(part_of(own, PARTS[init]))
@@ -220,7 +223,7 @@ def warm_start(model, path, init):
     missing = sorted(set(loaded) - set(state))
     if missing:
         raise UserError(
-            f"{path}: holds no {missing[0]}, needed by --init {init}; "
+            f"{path}: has no {missing[0]}, which --init {init} needs; "
             "give best.pt of the pretraining"
         )
     assert sorted(state) == loaded, f"{path}: unexpected {sorted(set(state) - set(loaded))}"

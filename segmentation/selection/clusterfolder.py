@@ -1,4 +1,4 @@
-"""What cluster.py wrote, as the strategies read it: arrays over a pool, in its order."""
+"""Read what cluster.py wrote: arrays with a row for each image of a pool, in its order."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ FIX = "run cluster.py"
 
 
 def clusters_sha256(folder):
-    """Hash that names the clustering in `folder`. UserError if there is none."""
+    """Hash that identifies the clustering in `folder`. UserError if there is none."""
     path = folder / "clusters.npz"
     if not path.is_file():
         raise UserError(f"{path}: not found; {FIX}")
@@ -16,16 +16,19 @@ def clusters_sha256(folder):
 
 
 def open_clusters(folder, pool, encoder=None, weights=None):
-    """Arrays by name: features, cluster, distance and, if it is there, pretext_loss.
+    """Arrays by name: features, cluster, distance and, if there is one, pretext_loss.
 
-    `pool` is a list of ids, to which the rows are put in order. `encoder` is the hash of the
-    encoder in the file `weights`; features of another encoder are refused, those of none are not.
-    UserError also where the files are not of one call, or lack an image.
+    `pool` is a list of ids; the rows are put in its order. `encoder` is the hash of the encoder in
+    the file `weights`. UserError if the features were made with another encoder (features made
+    without an encoder are accepted), if the two files come from different calls of cluster.py, or
+    if an image is missing.
     """
     features = read_npz(folder / "features.npz", FIX)
     clusters = read_npz(folder / "clusters.npz", FIX)
     if str(clusters["features_sha256"]) != sha256_file(folder / "features.npz"):
-        raise UserError(f"{folder}/clusters.npz: of other features than features.npz; {FIX} again")
+        raise UserError(
+            f"{folder}/clusters.npz: made from other features than features.npz; {FIX} again"
+        )
     made_with = str(features["encoder_sha256"])
     if encoder is not None and made_with not in ("", encoder):
         raise UserError(
@@ -35,7 +38,7 @@ def open_clusters(folder, pool, encoder=None, weights=None):
     row = {name: place for place, name in enumerate(features["ids"].tolist())}
     missing = [name for name in pool if name not in row]
     if missing:
-        raise UserError(f"{folder}/features.npz: lacks pool image {missing[0]}; {FIX} on this data")
+        raise UserError(f"{folder}/features.npz: has no image {missing[0]}; {FIX} on this data")
     rows = np.array([row[name] for name in pool])
     arrays = {**clusters, **features}
     names = ("features", "cluster", "distance", "pretext_loss")
@@ -43,7 +46,7 @@ def open_clusters(folder, pool, encoder=None, weights=None):
 
 
 def reader(folder, arrays):
-    """A function that returns one of `arrays` by name; UserError where there is none."""
+    """A function that returns one of `arrays` by name; it raises UserError if there is none."""
 
     def read(name):
         if name in arrays:

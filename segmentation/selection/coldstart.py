@@ -1,16 +1,17 @@
-"""Cold start: which images to label first, from features alone. Pure functions on arrays.
+"""Cold start: which images to label first, from features only. Pure functions on arrays.
 
-The rules have one signature, rule(features, labelled, budget, rng, settings):
+The rules have one signature, rule(features, labelled, budget, rng, **settings):
 
-- `features` float N x D of the whole pool, as they are: a rule scales them itself if its paper
-  does. `pretext_loss` takes a loss for them, `saal` and `permuted` take clusters, `random` and
-  `first` nothing.
-- `labelled` boolean N: what has a label already. All False is a cold start; otherwise the rule
-  goes on from there.
-- `rng` numpy Generator: the only source of chance.
+- `features` float N x D of the whole pool, raw: a rule scales them itself if its paper does.
+  In their place `pretext_loss` takes a loss, `saal` and `permuted` take clusters and distances,
+  and `random` and `first` take nothing.
+- `labelled` boolean N: which images have a label already. All False: a cold start. Otherwise the
+  rule adds to these.
+- `rng` numpy Generator: the only source of randomness. `saal` and `first` need none.
 
-The result is int64: exactly `budget` positions, distinct, unlabelled, the most useful first.
-ValueError if fewer than `budget` are unlabelled. Ties go to the smaller position.
+The result is int64: exactly `budget` distinct positions of unlabelled images, in the order to label
+them. ValueError if fewer than `budget` are unlabelled. Ties go to the smaller position. Below, |L|
+is the number of labelled images and B the budget.
 """
 
 import numpy as np
@@ -33,7 +34,7 @@ from segmentation.selection.geometry import (
 
 
 def unlabelled(labelled, budget):
-    """Positions without a label, int64; ValueError if `budget` is negative or exceeds them."""
+    """Positions without a label, int64. ValueError if fewer than `budget`, or `budget` is < 0."""
     places = np.flatnonzero(~labelled)
     if not 0 <= budget <= len(places):
         raise ValueError(f"a budget of {budget} out of {len(places)} unlabelled images")
@@ -41,24 +42,28 @@ def unlabelled(labelled, budget):
 
 
 def random(labelled, budget, rng):
-    """Uniformly among the unlabelled, in random order."""
+    """A uniform draw of unlabelled images, in random order."""
     return rng.permutation(unlabelled(labelled, budget))[:budget]
 
 
 def first(labelled, budget):
-    """The first unlabelled positions, in the order of the ids: a control without any chance."""
+    """The first unlabelled images, in the order of their ids: a control without randomness.
+
+    The released code's baseline is another one: it shuffles the files once and takes the first N,
+    which is one fixed random draw.
+    """
     return unlabelled(labelled, budget)[:budget]
 
 
 def saal(cluster, distance, labelled, budget):
-    """SAAL (arXiv 2205.07021): each cluster gives its members nearest to its centroid.
+    """SAAL (arXiv 2205.07021): from each cluster, the images nearest to its centroid.
 
-    `cluster` int N and `distance` float N, to the own centroid, from `kmeans`. A cold start gives
-    each cluster its proportional share of the budget; an image is chosen for its own cluster only,
-    so none is chosen twice. With labels it is the released code's query, the same rule with a
-    larger budget: each cluster's target is its share of |labelled| + budget, and what it lacks is
-    filled. Where clusters hold more than their target already (after a random cold start, say), the
-    others share the budget in proportion to what they lack.
+    `cluster` int N and `distance` float N, to the own centroid, from `kmeans`. In a cold start each
+    cluster gets a share of the budget in proportion to its size. An image is chosen only for its
+    own cluster, so none is chosen twice. With labels this is the released code's query, the same
+    rule with a larger budget: each cluster's target is its share of |L| + B, and what is missing is
+    added. If clusters have more than their target already (for example after a random cold start),
+    the others share the budget in proportion to what they are missing.
     """
     sizes = np.bincount(cluster)
     have = np.bincount(cluster[labelled], minlength=len(sizes))
@@ -69,11 +74,12 @@ def saal(cluster, distance, labelled, budget):
 
 
 def permuted(cluster, distance, labelled, budget, rng):
-    """saal's rule on clusters and distances that belong to other images.
+    """A control: the rule of `saal` with the clusters and distances of other images.
 
-    The released code extracts its features from a shuffling generator, so that the row of an image
-    is that of any other. `cluster` int N and `distance` float N, from `kmeans`, are shuffled
-    together. Quotas are in proportion to what is unlabelled; without labels it is `saal`.
+    The released code extracts its features from a shuffling generator, so that an image gets the
+    row of another, random image. Here `cluster` int N and `distance` float N, from `kmeans`, are
+    shuffled together. Quotas are in proportion to the unlabelled images of each cluster; without
+    labels these are the quotas of `saal`.
     """
     free = unlabelled(labelled, budget)
     order = rng.permutation(len(labelled))
@@ -85,8 +91,8 @@ def permuted(cluster, distance, labelled, budget, rng):
 def kmeans_nearest(features, labelled, budget, rng):
     """The image nearest to each centroid of a k-means with |L| + B clusters, on raw features.
 
-    Clusters without a labelled image, the largest first. There are at least B of them unless
-    rows repeat; then second images of the largest clusters fill up (see `cluster_by_cluster`).
+    Only clusters without a labelled image, the largest first. There are at least B of them, unless
+    rows repeat; then second images of the largest clusters follow (see `cluster_by_cluster`).
     """
     unlabelled(labelled, budget)
     found = clustered(features, labelled.sum() + budget, rng)
@@ -96,11 +102,11 @@ def kmeans_nearest(features, labelled, budget, rng):
 def typiclust(features, labelled, budget, rng, neighbours=20, most=500, smallest=5):
     """TypiClust (Hacohen et al. 2022, arXiv 2202.02794): the most typical image of each cluster.
 
-    k-means of the normalised features into min(|L| + B, `most`) clusters; from the largest without
-    a label the argmax of typicality, 1 / mean distance to the nearest `neighbours`. Those
-    are sought among all members of the cluster, labelled or not, and are all of them in a smaller
-    cluster. (The authors' code uses half of a small cluster and squared distances.) Clusters of
-    less than `smallest` images come last. When all have a label, each gets one more in turn.
+    k-means of the normalised features into min(|L| + B, `most`) clusters. From each cluster without
+    a label, the largest first, the image with the highest typicality: 1 / mean distance to its
+    nearest `neighbours` in the cluster, labelled or not, or to all others in a smaller cluster.
+    (The authors' code uses half of a small cluster, and squared distances.) Clusters of fewer than
+    `smallest` images come last. When all clusters have a label, each gets one more in turn.
     """
     unlabelled(labelled, budget)
     points = normalise(features)
@@ -112,11 +118,11 @@ def typiclust(features, labelled, budget, rng, neighbours=20, most=500, smallest
 
 
 def probcover_delta(features, cluster, purity=0.95):
-    """ProbCover's radius: the largest delta for which a share of `purity` of the balls is pure.
+    """ProbCover's radius: the largest delta for which a fraction `purity` of the balls is pure.
 
-    Of raw `features` float N x D, normalised here; `cluster` int N, pseudo-labels. The ball of an
-    image holds what is nearer than delta on the unit sphere, and is pure if all of that has its
-    pseudo-label (arXiv 2205.11320): so delta is a quantile of the distance to the
+    `features` float N x D, raw, are normalised here; `cluster` int N are pseudo-labels. The ball of
+    an image contains all images nearer than delta on the unit sphere. It is pure if they all have
+    the pseudo-label of that image (arXiv 2205.11320). So delta is a quantile of the distance to the
     nearest image of another cluster. At most 2, the diameter; 2 if there is only one cluster.
     """
     count, distances = len(cluster), distances_from(normalise(features))
@@ -131,11 +137,11 @@ def probcover_delta(features, cluster, purity=0.95):
 def probcover(features, labelled, budget, rng, delta=None, clusters=10, purity=0.95):
     """ProbCover (Yehuda et al. 2022, arXiv 2205.11320): greedy maximum coverage by delta-balls.
 
-    Of normalised features; the ball of an image covers what is nearer than `delta`, if None by
-    `probcover_delta` with the pseudo-labels of a k-means (the paper's number of clusters is the
-    number of classes; here it is `clusters`). When all is covered the paper is silent: delta is
-    halved, which uncovers what is farther from a label, and the greedy choice goes on. What is
-    left in the end are repetitions of labelled images, and the smaller positions are taken.
+    Features are normalised. The ball of an image covers all images nearer than `delta`. None: delta
+    is that of `probcover_delta`, with the pseudo-labels of a k-means with `clusters` clusters (in
+    the paper, as many as there are classes). The paper does not say what to do when all images are
+    covered. Here delta is then halved, which uncovers images farther from a label, and the greedy
+    choice goes on. If only copies of labelled images are left, the smaller positions are taken.
     """
     unlabelled(labelled, budget)
     if delta is None:
@@ -157,19 +163,19 @@ def probcover(features, labelled, budget, rng, delta=None, clusters=10, purity=0
 def max_herding(features, labelled, budget, rng, sigma=1.0, weights=None):
     """MaxHerding (Bae et al. 2024, arXiv 2407.12212): greedy maximum of the generalised coverage.
 
-    That is the mean over the pool of max_c exp(-||x - c||^2 / sigma^2), of normalised features,
-    with c among the labelled and chosen. With `weights` (float N, at least 0: the uncertainty of
-    each image) it is uncertainty herding (arXiv 2412.20644).
+    The coverage is the mean over the pool of max_c exp(-||x - c||^2 / sigma^2) on normalised
+    features, where c runs over the labelled and chosen images. With `weights` (float N, at least 0:
+    the uncertainty of each image) it is uncertainty herding (arXiv 2412.20644).
     """
     unlabelled(labelled, budget)
     return gaussian_cover(normalise(features), labelled, budget, sigma, weights)
 
 
 def k_center(features, labelled, budget, rng):
-    """CoreSet (Sener and Savarese 2018, arXiv 1708.00489, alg. 1): greedily the farthest image.
+    """CoreSet (Sener and Savarese 2018, arXiv 1708.00489, alg. 1): greedily, the farthest image.
 
-    Euclidean distance of raw features to the nearest labelled or chosen image. Without a label the
-    first is drawn.
+    That is the image with the largest Euclidean distance, between raw features, to the nearest
+    labelled or chosen image. If there is no label, the first image is drawn at random.
     """
     free = unlabelled(labelled, budget)
     features = np.asarray(features, dtype=np.float64)
@@ -197,17 +203,17 @@ def usl(
     momentum=0.9,
     iterations=10,
 ):
-    """USL (Wang et al. 2022, arXiv 2110.03006): dense images that keep off one another.
+    """USL (Wang et al. 2022, arXiv 2110.03006): images in dense regions, away from each other.
 
-    k-means of the normalised features into |L| + B clusters; from each without a label the argmax
-    of U - weight R. U is 1 / mean distance to the nearest `neighbours` of
-    the pool. R(x) sums ||x - s||^-alpha over the choices s of other clusters in the iteration
-    before, as a running mean with `momentum`, 0 at first. The largest clusters come first.
+    k-means of the normalised features into |L| + B clusters. From each cluster without a label, the
+    largest first, the image with the largest U - weight R. U is 1 / mean distance to the nearest
+    `neighbours` in the pool. R(x) is the sum of ||x - s||^-alpha over the choices s from other
+    clusters in the previous iteration, as a running mean with `momentum` that starts at 0.
 
-    Ours: the labelled count among the s; distances count as at least TINY; there is no horizon
-    (the authors' for small budgets reaches everything). `neighbours` is the authors' value for
-    ImageNet, 20, for pools of thousands (CIFAR: 400 of 50 000); the other settings are those for
-    CIFAR-10.
+    Different from the paper: the labelled images are among the s; distances count as at least TINY;
+    there is no horizon (the authors' horizon for small budgets includes everything). `neighbours`,
+    20, is the authors' value for ImageNet, used here for pools of thousands of images (theirs for
+    CIFAR: 400 of 50 000); the other settings are theirs for CIFAR-10.
     """
     unlabelled(labelled, budget)
     points = normalise(features)
@@ -226,12 +232,13 @@ def usl(
 
 
 def pretext_loss(loss, labelled, budget, rng, parts=10):
-    """PT4AL's first batch (Yi et al. 2022, arXiv 2201.07459) by the pretext loss, float N.
+    """PT4AL's first batch (Yi et al. 2022, arXiv 2201.07459), by the pretext `loss`, float N.
 
-    The paper sorts by falling loss, cuts that into one batch per cycle, and labels every so-many-th
-    image of the first, hardest batch; later batches need a trained network. Here: of the
-    unlabelled images the hardest 1 / `parts` (or `budget` of them, if that is more), and of those
-    `budget` evenly spaced from the hardest downwards: rank floor(j size / budget), j from 0.
+    The paper sorts the images by decreasing loss, splits them into one batch per cycle, and labels
+    images at equal steps through the first, hardest batch; later batches need a trained network.
+    Here: the hardest 1 / `parts` of the unlabelled images (or `budget` images, if that is more),
+    and of these, `budget` images at equal steps from the hardest on: rank floor(j size / budget),
+    j from 0.
     """
     free = unlabelled(labelled, budget)
     hardest = free[np.argsort(-loss[free], kind="stable")]
@@ -240,22 +247,22 @@ def pretext_loss(loss, labelled, budget, rng, parts=10):
 
 
 def typical_cover(features, labelled, budget, rng, components=32):
-    """Our own: MaxHerding's coverage in coordinates and with a bandwidth that the data set.
+    """Our own: MaxHerding's coverage, in coordinates and with a bandwidth that depend on the data.
 
-    Features of one network are nearly parallel: on the unit sphere they lie within a fraction of
-    sigma = 1, where the Gaussian is close to 1 - d^2, which far images dominate; and a few
-    directions, such as brightness, make up most of d. So here:
+    The features of one network are nearly parallel. On the unit sphere their distances d are small
+    against sigma = 1, so that the Gaussian is close to 1 - d^2 and far images dominate the sum. A
+    few directions, such as brightness, make up most of d. Therefore:
 
-    - centred features, in their leading principal `components`, each divided by the square root
-      of its standard deviation ("half whitened"): no direction decides alone, and weak ones, which
-      are mostly noise, stay weak.
-    - sigma is the median distance to the N / (|L| + B)-th nearest neighbour: each label has to
-      stand for so many images. With 10 labels it is wide, and the choices are the modes of a
-      smooth density; with 300 it is narrow and they follow the details. Beyond sigma the kernel
-      is flat, so outliers attract nothing: an outlier can only cover itself.
+    - The features are centred and projected on their leading principal `components`, each divided
+      by the square root of its standard deviation ("half-whitened"). This reduces the differences
+      between strong and weak directions, but does not make them equal.
+    - sigma is the median distance to the N / (|L| + B)-th nearest neighbour, because each label
+      stands for that many images. With few labels sigma is wide and the density is smooth; with
+      many labels it is narrow and the choices follow details. Far beyond sigma the kernel is almost
+      0: an outlier covers only itself.
 
-    No weights by density: the mean over the pool counts a dense region in proportion already.
-    Deterministic; rng is not used.
+    There are no density weights: in the mean over the pool, a dense region already counts by its
+    number of images. Deterministic; `rng` is not used.
     """
     unlabelled(labelled, budget)
     centred = np.asarray(features, dtype=np.float32)

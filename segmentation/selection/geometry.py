@@ -1,6 +1,6 @@
-"""What selection rules are made of: k-means, quotas, distances and coverage. Pure functions.
+"""The parts of selection rules: k-means, quotas, distances and coverage. Pure functions.
 
-Nothing of N x N is kept for more than TABLE images, so that 33 000 images with 2048 features fit
+No N x N matrix is kept for more than TABLE images, so that 33 000 images with 2048 features fit
 into 1.5 GB. Ties always go to the smaller position.
 """
 
@@ -12,9 +12,9 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
-BLOCK = 64  # rows of an N x N matrix that are made at once
-TABLE = 6000  # up to so many images the whole matrix is kept: 288 MB
-TINY = 1e-6  # distances of unit vectors below this count as none
+BLOCK = 64  # rows of an N x N matrix that are computed at once
+TABLE = 6000  # up to this many images the whole matrix is kept: 288 MB
+TINY = 1e-6  # smaller distances between unit vectors count as 0
 
 
 # k-means -----------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def kmeans(features, k, seed, n_init=10):
 def clustered(features, k, rng):
     """`kmeans` with k clusters (at least 1), seeded by `rng`; best of 3 starts, of 1 above k = 100.
 
-    Where rows repeat there may be fewer distinct rows than clusters; some clusters are empty then.
+    If rows repeat, there may be fewer distinct rows than clusters; some clusters are then empty.
     """
     k, seed = max(int(k), 1), int(rng.integers(2**32))
     with warnings.catch_warnings():
@@ -76,11 +76,11 @@ def proportional_quotas(sizes, budget):
 
 
 def nearest_members(cluster, distance, quotas, allowed=None):
-    """Positions of the quotas[k] members of each cluster k nearest to its centroid, in order.
+    """Positions of the quotas[k] members nearest to the centroid, of all clusters k: int64.
 
-    The order is such that a prefix is itself spread over the clusters in proportion: member j of
-    cluster k stands at (j + 1/2) / quotas[k], and all are sorted by that. `allowed` is a boolean
-    N that limits the choice; ties of distance go to the smaller position.
+    They are sorted by (j + 1/2) / quotas[k] for member j of cluster k, so that the first images are
+    spread over the clusters in proportion, too. `allowed`, boolean N, limits the choice; ties of
+    distance go to the smaller position.
     """
     allowed = np.ones(len(cluster), dtype=bool) if allowed is None else allowed
     places = []
@@ -92,11 +92,11 @@ def nearest_members(cluster, distance, quotas, allowed=None):
 
 
 def cluster_by_cluster(cluster, cost, labelled, budget, smallest=1):
-    """Positions, int64: again and again the cheapest image of the cluster that needs one most.
+    """Positions, int64: one by one, the image of lowest cost in the cluster that is next.
 
-    That is the cluster with the fewest labelled or chosen images (so those without come first),
-    among equals the largest, then the smaller index; clusters of less than `smallest` images wait
-    until the others have no unlabelled image left. `cluster` int N, `cost` float N.
+    Next is the cluster with the fewest labelled or chosen images (so those with none come first);
+    among equals the largest, then the one with the smaller index. Clusters of fewer than `smallest`
+    images wait until the others have no unlabelled image left. `cluster` int N, `cost` float N.
     """
     size = np.bincount(cluster)
     have = np.bincount(cluster[labelled], minlength=len(size))
@@ -116,12 +116,12 @@ def cluster_by_cluster(cluster, cost, labelled, budget, smallest=1):
 
 
 def blocks(places):
-    """`places` in pieces of BLOCK."""
+    """`places` in parts of BLOCK."""
     return (places[start : start + BLOCK] for start in range(0, len(places), BLOCK))
 
 
 def normalise(features):
-    """Rows of length 1: float32 N x D. A row of zeros stays one."""
+    """Rows scaled to length 1: float32 N x D. A row of zeros stays a row of zeros."""
     features = np.asarray(features, dtype=np.float32)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(lengths > 0, lengths, 1)
@@ -130,8 +130,8 @@ def normalise(features):
 def distances_from(points):
     """A function from positions (int M) to their Euclidean distances to all points, float64 M x N.
 
-    `points` float N x D. The distances are rounded to a millionth of the longest row: rounding
-    noise of the matrix product, which differs between machines, then breaks no ties.
+    `points` float N x D. The distances are rounded to a millionth of the length of the longest row,
+    so that rounding errors of the matrix product, which differ between machines, break no ties.
     """
     points = np.asarray(points, dtype=np.float64)
     squares = np.einsum("nd,nd->n", points, points)
@@ -147,8 +147,8 @@ def distances_from(points):
 def neighbour_distance(points, k):
     """Mean Euclidean distance of each row of `points` (float N x D) to its k nearest others.
 
-    float64 N, rounded to TINY for the same reason as in `distances_from`. All the others where
-    there are fewer than k; 0 for a row on its own.
+    float64 N, rounded to TINY for the same reason as in `distances_from`. If there are fewer than k
+    others, the mean is over all of them; 0 for a single row.
     """
     k = min(k, len(points) - 1)
     if k == 0:
@@ -165,12 +165,12 @@ def greedy_cover(similarity, labelled, budget, weights=None):
     """Greedy maximum of the coverage: the sum over all images x of w_x max_c s(c, x).
 
     c runs over the labelled and the chosen images. `similarity` is a function from positions
-    (int M) to their s with all images, M x N, boolean or float in 0..1; `weights` float N, at
-    least 0 (None: all 1), ValueError if not. Returns a list of positions in the order of choice:
-    `budget`, or fewer if the rest would add nothing.
+    (int M) to their s with all images, M x N, boolean or float in 0..1. `weights` float N, at
+    least 0 (None: all 1); ValueError if one is negative. Returns a list of positions in the order
+    of choice: `budget`, or fewer if the rest would add nothing.
 
-    What an image adds never grows while others are chosen (coverage is submodular), so in each
-    turn only the images that could still be best by what they added before are measured again.
+    What an image adds never grows when others are chosen (coverage is submodular). So in each turn
+    only those images are measured again that, by their last measurement, could still be the best.
     """
     count = len(labelled)
     weights = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -211,8 +211,8 @@ def filled(chosen, labelled, budget):
 def gaussian_cover(points, labelled, budget, sigma, weights=None):
     """`greedy_cover` with s = exp(-||x - c||^2 / sigma^2) of `points`, float N x D; sigma > 0.
 
-    When no image adds anything (each repeats a labelled one, or has weight 0), the smaller
-    positions follow.
+    When no image adds anything (each is a copy of a labelled one, or has weight 0), the first
+    unlabelled positions follow.
     """
     distances = distances_from(points)
 

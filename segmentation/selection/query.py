@@ -1,7 +1,7 @@
 """Query rules: which unlabelled images to label next. Pure functions on arrays.
 
-Every rule takes arrays over the *unlabelled* images (in id order) or over the whole pool with a
-mask of the labelled, and returns positions: exactly `budget` of them, distinct, unlabelled.
+Every rule takes arrays over the unlabelled images, in id order, and returns distinct positions in
+these arrays: exactly `budget` of them, where it takes a budget.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from segmentation.selection.geometry import largest_remainder
 
 
 def check_budget(budget, count):
-    """ValueError unless `budget` distinct positions, at least one, can be had of `count`."""
+    """ValueError unless `budget` is at least 1 and at most `count`."""
     if not 1 <= budget <= count:
         raise ValueError(f"a budget of {budget} out of {count} images")
 
@@ -24,12 +24,13 @@ def highest(scores, budget):
 
 
 def power(scores, budget, rng, beta=1.0):
-    """Top of log U + Gumbel(0, 1/beta): a draw without replacement in proportion to U^beta.
+    """The largest log U + Gumbel(0, 1/beta): a draw without replacement in proportion to U^beta.
 
-    Power acquisition of Kirsch et al. (arXiv 2106.12059): as scores change with every label, a
-    batch should not hang on their exact order. `scores` U at least 0; `beta` above 0, near 0 for a
-    uniform draw and large for `highest`. An image of score 0 is drawn only when no other is left,
-    and then all of them alike. Positions in the order drawn. ValueError for other values.
+    Power acquisition of Kirsch et al. (arXiv 2106.12059); their reason is that scores change with
+    every label, so that a batch should not depend on their exact order. `scores` U at least 0;
+    `beta` above 0 (near 0 a uniform draw, very large the same as `highest`). Images of score 0 are
+    drawn only when no others are left, and then uniformly. Positions in the order drawn. ValueError
+    for other values.
     """
     scores = np.asarray(scores, dtype=np.float64)
     check_budget(budget, len(scores))
@@ -42,11 +43,11 @@ def power(scores, budget, rng, beta=1.0):
 
 
 def stochastic_batches(scores, budget, rng):
-    """The one of several random batches that has the highest mean score.
+    """Among several random batches, the one with the highest mean score.
 
     Gaillochet et al. 2023 (arXiv 2301.07670). As in their released code, the candidates are the
-    N // budget disjoint batches of a random order of the images (1265 images, 35 asked: 36
-    batches). Positions in random order.
+    N // budget disjoint batches of a random order of the images (1265 images with a budget of 35:
+    36 batches). Positions in random order.
     """
     scores = np.asarray(scores, dtype=np.float64)
     check_budget(budget, len(scores))
@@ -56,17 +57,19 @@ def stochastic_batches(scores, budget, rng):
 
 
 def badge(features, scores, budget, rng, labelled_features=None):
-    """k-means++ seeding on features scaled by uncertainty, after BADGE: positions as drawn.
+    """k-means++ seeding on features scaled by uncertainty, after BADGE: positions in draw order.
 
-    BADGE (Ash et al. 2020, arXiv 1906.03671) seeds on gradients of the last layer, which for two
-    classes are the features times how unsure the model is; here `features` float N x D and
-    `scores` N, at least 0, stand for them. The first is the one of the largest norm; each further
-    one is drawn with probability in proportion to D^2, the squared distance of its scaled features
-    to the nearest of those chosen. Once all of D^2 is 0 the rest is drawn uniformly.
+    BADGE (Ash et al. 2020, arXiv 1906.03671) uses gradients of the last layer, which for two
+    classes are the features times the uncertainty of the model. Here they are replaced by
+    `features` float N x D times `scores` float N, at least 0. The first image is the one with the
+    largest norm. Each further one is drawn with probability in proportion to D^2, the squared
+    distance of its scaled features to the nearest of those chosen. Once all D^2 are 0, the rest is
+    drawn uniformly.
 
-    With `labelled_features` (float M x D, unscaled) the labelled images are centres too, from the
-    first draw on. As their uncertainty is not known, each image sees them at its own scale: to
-    image i, labelled image j is at score_i |feature_i - feature_j|. BADGE has no such centres.
+    With `labelled_features` (float M x D, unscaled) the labelled images are centres too, and the
+    first image is drawn like the others. The uncertainty of labelled images is not known, so the
+    distance from image i to labelled image j is scaled by that of i: score_i |feature_i -
+    feature_j|. BADGE has no such centres.
     """
     scores = np.asarray(scores, dtype=np.float64)
     check_budget(budget, len(scores))
@@ -118,9 +121,9 @@ def ceal(scores, budget, rng, settings):
     """CEAL's three oracle groups. Returns (positions, group name of each, a note or "").
 
     In this order: the least uncertain ("no detection"), a draw from the last bins ("uncertain"),
-    a draw from the middle bins ("random"), each without what was chosen before; then the most
-    uncertain of the rest ("fill") until there are exactly `budget`, and the note says so. Group
-    sizes are scaled in proportion where they do not sum to `budget`.
+    a draw from the middle bins ("random"). No image is chosen twice. If there are fewer than
+    `budget`, the most uncertain of the rest ("fill") follow, and the note says so. Group sizes are
+    scaled in proportion if they do not sum to `budget`.
     """
     scores = np.asarray(scores, dtype=np.float64)
     groups = ("no detection", "uncertain", "random")
@@ -129,7 +132,7 @@ def ceal(scores, budget, rng, settings):
     binned = histogram_bins(scores, settings.bins)
     peak = peak_bin(binned, settings.bins)
     middle = (binned >= peak + settings.middle_from) & (binned < settings.bins - settings.middle_to)
-    shuffled = rng.permutation(len(scores))  # breaks ties, and makes the draws
+    shuffled = rng.permutation(len(scores))  # breaks ties at random, and makes the draws
     by_group = {
         "no detection": shuffled[np.argsort(scores[shuffled], kind="stable")],
         "uncertain": shuffled[binned[shuffled] >= settings.bins - settings.last],
@@ -156,17 +159,17 @@ def ceal(scores, budget, rng, settings):
 
 
 def pseudo_count(iteration, settings):
-    """How many pseudo-labels an iteration, counted from 1, has: none before `pseudo_from`."""
+    """Number of pseudo-labels in `iteration`, counted from 1: none before `pseudo_from`."""
     if iteration < settings.pseudo_from:
         return 0
     return settings.pseudo + settings.pseudo_more * (iteration - settings.pseudo_from)
 
 
 def ceal_pseudo(scores, iteration, rng, settings, excluded):
-    """Positions whose prediction serves as a label in this iteration only.
+    """Positions of the images whose predictions are used as labels in this iteration only.
 
-    Drawn from the peak bin of the histogram, without the `excluded` (boolean N: just sent to the
-    oracle). None before iteration `pseudo_from`; all there are where the bin holds too few.
+    They are drawn from the peak bin of the histogram, except those `excluded` (boolean N: just sent
+    to the oracle). None before iteration `pseudo_from`; if the bin has too few, all of it.
     """
     binned = histogram_bins(scores, settings.bins)
     candidates = np.flatnonzero((binned == peak_bin(binned, settings.bins)) & ~excluded)
@@ -177,9 +180,9 @@ def dsal_pseudo(scores, iteration, rng, settings, excluded):
     """The same for DSAL (Zhao et al. 2021, arXiv 2101.09057): where the heads agree most.
 
     The positions of the smallest `scores` (uncertainty.score_dsal) that are not `excluded`; `rng`
-    decides between equals. In number they grow as CEAL's, in DSAL's released code too: none for
-    four iterations, then 20, 40, 60 and so on. That code also prefers images of a mean |p - 1/2|
-    in the top tenth of its range; this does not.
+    decides between equals. Their number grows as in CEAL, and as in DSAL's released code: none for
+    four iterations, then 20, 40, 60 and so on. That code also prefers images whose mean |p - 1/2|
+    is in the top tenth of its range; this rule does not.
     """
     shuffled = rng.permutation(np.flatnonzero(~excluded))
     order = np.argsort(np.asarray(scores, dtype=np.float64)[shuffled], kind="stable")

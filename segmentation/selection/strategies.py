@@ -1,10 +1,10 @@
 """Strategies by name: which images to label next.
 
-To add one, write a pure function in coldstart.py or query.py and its line in a table below. A
-strategy is called with a View and a budget, and returns that many positions in the pool, distinct
-and unlabelled; or an Answer, if there is more to tell.
+To add one, write a pure function in coldstart.py or query.py and add it to a table below. A
+strategy is called with a View and a budget, and returns that many distinct positions of unlabelled
+images in the pool, or an Answer if there is more to return.
 
-A cold start chooses without a model. As a query it goes on from what is labelled already.
+A cold start chooses without a model. Used as a query, it adds to the images labelled already.
 """
 
 from collections.abc import Callable
@@ -19,33 +19,33 @@ from segmentation.selection import coldstart, query, uncertainty
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to choose images, and what one has to know to name it in an arm."""
+    """A way to choose images, and what an arm needs to know about it."""
 
     choose: Callable  # (View, budget) -> int64 positions in the pool, or an Answer
     help: str  # one line
-    reads: frozenset = frozenset()  # names of arrays of cluster.py's folder that it looks at
-    draws: bool = False  # whether chance decides: another View.rng, another choice
+    reads: frozenset = frozenset()  # names of the arrays in cluster.py's folder that it uses
+    draws: bool = False  # whether it draws at random: another View.rng, another choice
     heads: bool = False  # whether the model must have the heads of deep supervision
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a strategy chose, and why."""
+    """Which images a strategy chose, and why."""
 
-    places: np.ndarray  # int64 positions in the pool, most useful first
-    scores: np.ndarray | None = None  # float64, of every unlabelled image, in the pool's order
-    sources: list | None = None  # of each place: the part of the strategy that chose it
-    pseudo: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # positions
+    places: np.ndarray  # int64 positions in the pool, in the order to label them
+    scores: np.ndarray | None = None  # float64, of all unlabelled images, in the pool's order
+    sources: list | None = None  # for each place, the part of the strategy that chose it
+    pseudo: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # to pseudo-label
     note: str = ""
 
 
 @dataclass(frozen=True)
 class View:
-    """What a strategy may look at: the pool by position (in id order), its labels, the model."""
+    """What a strategy may use: the pool by position (in id order), its labels, the model."""
 
     labelled: np.ndarray  # boolean N
     rng: np.random.Generator  # of this round
-    read: object  # function of a name: that array of cluster.py's folder; UserError if none
+    read: object  # read(name): that array of cluster.py's folder, or UserError
     number: int = 0  # of the round
     images: object = None  # data.images.Images of the pool
     model: object = None  # after the last round; None in a cold start
@@ -70,7 +70,7 @@ class View:
         return self.read("cluster"), self.read("distance")
 
     def score(self, function):
-        """One of uncertainty.py's scores of each unlabelled image, float64, in order."""
+        """One of uncertainty.py's scores for all unlabelled images: float64, in order."""
         monte_carlo = function in (uncertainty.score_ceal, uncertainty.score_bald)
         more = (self.passes, self.stream) if monte_carlo else ()
         images = self.images.subset(torch.from_numpy(self.unlabelled))
@@ -82,19 +82,19 @@ class View:
 
 
 def from_features(rule):
-    """The strategy of a rule(features, labelled, budget, rng) of coldstart.py."""
+    """Make a strategy from a rule(features, labelled, budget, rng) of coldstart.py."""
     return lambda view, budget: rule(view.features, view.labelled, budget, view.rng)
 
 
 def nearest_in_clusters(view, budget):
-    """SAAL's rule, with minus the distance to the own centroid as the score of each image."""
+    """SAAL's rule; the score of an image is minus the distance to its own centroid."""
     cluster, distance = view.clusters
     places = coldstart.saal(cluster, distance, view.labelled, budget)
     return Answer(places, -distance[view.unlabelled])
 
 
 def most(score, pick=query.highest):
-    """The strategy that takes what `pick(scores, budget)` takes of an uncertainty."""
+    """Make a strategy that chooses by `pick(scores, budget)` from an uncertainty `score`."""
 
     def strategy(view, budget):
         scores = view.score(score)
@@ -104,7 +104,7 @@ def most(score, pick=query.highest):
 
 
 def drawn(score, pick):
-    """The same for a `pick(scores, budget, rng)`."""
+    """The same with a `pick(scores, budget, rng)`."""
     return lambda view, budget: most(score, lambda s, b: pick(s, b, view.rng))(view, budget)
 
 
@@ -123,7 +123,7 @@ def dsal(view, budget):
 
 
 def with_pseudo(view, rule, scores, chosen, sources=None, note=""):
-    """The Answer of `chosen` unlabelled images and of those that `rule` labels by the model."""
+    """An Answer with the `chosen` unlabelled images and those that `rule` pseudo-labels."""
     asked = np.isin(np.arange(len(scores)), chosen)
     pseudo = rule(scores, view.number, view.rng, view.ceal, asked)
     places = view.unlabelled
@@ -141,7 +141,7 @@ def badge(view, budget):
 
 
 def uncertainty_herding(view, budget):
-    """MaxHerding whose coverage counts each image by the model's uncertainty of it."""
+    """MaxHerding with each image weighted by the model's uncertainty."""
     scores = view.score(uncertainty.score_entropy)
     weights = np.zeros(len(view.labelled))
     weights[view.unlabelled] = scores
@@ -151,20 +151,20 @@ def uncertainty_herding(view, budget):
 
 FEATURES, CLUSTERS = frozenset({"features"}), frozenset({"cluster", "distance"})
 
-COLD_STARTS = {  # see no model
+COLD_STARTS = {  # choose without a model
     "random": Strategy(
         lambda view, budget: coldstart.random(view.labelled, budget, view.rng),
-        "uniformly, each seed its own draw",
+        "uniformly at random, a new draw for each seed",
         draws=True,
     ),
     "saal": Strategy(
         nearest_in_clusters,
-        "each cluster's members nearest to its centroid, in proportion to its size (2205.07021)",
+        "nearest to each cluster's centroid, in proportion to the cluster's size (2205.07021)",
         CLUSTERS,
     ),
     "kmeans": Strategy(
         from_features(coldstart.kmeans_nearest),
-        "nearest to each of as many centroids as there are labels to give",
+        "nearest to each centroid of a k-means with as many clusters as labels",
         FEATURES,
         draws=True,
     ),
@@ -176,13 +176,13 @@ COLD_STARTS = {  # see no model
     ),
     "probcover": Strategy(
         from_features(coldstart.probcover),
-        "greedily, most images within a radius (2205.11320)",
+        "greedily, to cover the most images within a radius (2205.11320)",
         FEATURES,
         draws=True,
     ),
     "maxherding": Strategy(
         from_features(coldstart.max_herding),
-        "greedily, largest mean similarity to the nearest label (2407.12212)",
+        "greedily, for the largest mean similarity to the nearest label (2407.12212)",
         FEATURES,
     ),
     "kcenter": Strategy(
@@ -193,7 +193,7 @@ COLD_STARTS = {  # see no model
     ),
     "usl": Strategy(
         from_features(coldstart.usl),
-        "dense images that keep away from those chosen (2110.03006)",
+        "images in dense regions, away from those chosen (2110.03006)",
         FEATURES,
         draws=True,
     ),
@@ -201,37 +201,39 @@ COLD_STARTS = {  # see no model
         lambda view, budget: coldstart.pretext_loss(
             view.read("pretext_loss"), view.labelled, budget, view.rng
         ),
-        "evenly over the tenth of the pool that the pretraining restores worst (2201.07459)",
+        "evenly over the tenth of the pool that the pretrained model restores worst (2201.07459)",
         frozenset({"pretext_loss"}),
     ),
     "typicover": Strategy(
         from_features(coldstart.typical_cover),
-        "ours: as maxherding, on half-whitened features, the radius shrinks as labels grow",
+        "ours: as maxherding, on half-whitened features; more labels, smaller radius",
         FEATURES,
     ),
     "permuted": Strategy(
         lambda view, budget: coldstart.permuted(*view.clusters, view.labelled, budget, view.rng),
-        "control: as saal, with the features of other images",
+        "control: as saal, but with the features of other images",
         CLUSTERS,
         draws=True,
     ),
     "first": Strategy(
         lambda view, budget: coldstart.first(view.labelled, budget),
-        "control: the first images by id",
+        "control: the first images by id, no random draw",
     ),
 }
-BY_MODEL = {  # see the model of the last round
+BY_MODEL = {  # use the model of the last round
     "entropy": Strategy(most(uncertainty.score_entropy), "the largest mean entropy"),
-    "margin": Strategy(most(uncertainty.score_margin), "the smallest mean margin of the classes"),
+    "margin": Strategy(
+        most(uncertainty.score_margin), "the smallest mean margin between the classes"
+    ),
     "bald": Strategy(
-        most(uncertainty.score_bald), "where dropout passes contradict each other (1112.5745)"
+        most(uncertainty.score_bald), "where dropout passes disagree most (1112.5745)"
     ),
     "ceal": Strategy(
         ceal, "CEAL's three groups of uncertainty, and its pseudo-labels (1711.09168)", draws=True
     ),
     "dsal": Strategy(
         dsal,
-        "where the heads of deep supervision disagree; CRF-cleaned pseudo-labels (2101.09057)",
+        "where the heads of deep supervision disagree most; CRF-cleaned pseudo-labels (2101.09057)",
         draws=True,
         heads=True,
     ),
@@ -246,17 +248,17 @@ BY_MODEL = {  # see the model of the last round
     ),
     "power": Strategy(
         drawn(uncertainty.score_entropy, query.power),
-        "drawn in proportion to the mean entropy: Gumbel noise on its logarithm (2106.12059)",
+        "drawn at random, in proportion to the mean entropy (2106.12059)",
         draws=True,
     ),
     "batches": Strategy(
         drawn(uncertainty.score_entropy, query.stochastic_batches),
-        "of many random batches the one with the largest mean entropy (2301.07670)",
+        "among many random batches, the one with the largest mean entropy (2301.07670)",
         draws=True,
     ),
     "uherding": Strategy(
         uncertainty_herding,
-        "as maxherding, each image weighted by the model's uncertainty (after 2412.20644)",
+        "as maxherding, with images weighted by the model's uncertainty (after 2412.20644)",
         FEATURES,
     ),
 }
@@ -265,7 +267,7 @@ QUERIES = COLD_STARTS | BY_MODEL
 
 
 def ask(strategy, view, budget):
-    """Call a strategy and check what it promised: exactly `budget`, distinct, unlabelled."""
+    """Call a strategy and check its answer: exactly `budget` distinct, unlabelled images."""
     answer = strategy.choose(view, budget)
     if not isinstance(answer, Answer):
         answer = Answer(answer)

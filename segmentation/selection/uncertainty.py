@@ -1,13 +1,17 @@
-"""What a model makes of images: how unsure it is of each, and features of its own.
+"""How uncertain a model is about each image, and the features that it has of them.
 
-Every function takes a model and un-augmented images (a uint8 tensor N x C x H x W, or a
-images.Images; at least one), then, where it draws dropout masks, the number of Monte Carlo passes
-and a stream (a seed and names, to which each batch adds its place), and last the fields of an
-inference.Inference: images per batch, a Precision, and `advance`, called with the number of images
-done. It leaves the model in evaluation mode and returns an array over the images, in order. A score
-is float64 N, at least 0, and larger for an image that the model is less sure of.
+The functions `score_...` and `pooled_bottleneck` take, in this order:
 
-To add a score, write what one batch gives and hand it to `per_image`.
+- a model, and un-augmented images (a uint8 tensor N x C x H x W or an images.Images; at least one);
+- if they draw dropout masks, the number of Monte Carlo passes and a random stream (a seed and
+  names; the position of each batch is added to it);
+- the fields of an inference.Inference: images per batch, a Precision, and `advance`, which is
+  called with the number of images done.
+
+They leave the model in evaluation mode and return an array with a row for each image, in order. A
+score is float64 N, at least 0, and larger for images that the model is less sure about.
+
+To add a score, write a function of one batch and pass it to `per_image`.
 
 CEAL: Gorriz et al. 2017, arXiv 1711.09168, after Wang et al. 2016. Monte Carlo dropout: Gal and
 Ghahramani 2016. BALD: Houlsby et al. 2011, arXiv 1112.5745. DSAL: Zhao et al. 2021,
@@ -33,14 +37,14 @@ def binary_entropy(p):
 def distance_map(prediction):
     """Distance of each predicted pixel to the background, scaled to [0,1]; 0 outside.
 
-    `prediction` is a *binary* H x W array: the Euclidean distance transform of a soft map, which
-    has no zeros, means nothing. Where nothing is predicted, or everything, the map is constant;
-    it is then the prediction itself.
+    `prediction` is a binary H x W array. (Probabilities are never 0, so their Euclidean distance
+    transform would mean nothing.) If nothing or everything is predicted, the map is constant: it is
+    then the prediction itself.
     """
     prediction = np.asarray(prediction, dtype=bool)
     if prediction.all() or not prediction.any():
         return prediction.astype(np.float64)
-    # Background beyond the first pixel around the prediction is nowhere the nearest.
+    # The nearest background is never farther away than one pixel around the bounding box.
     around = tuple(
         slice(max(0, side.start - 1), side.stop + 1) for side in bounding_box(prediction)
     )
@@ -61,9 +65,9 @@ def ceal_uncertainty(variance, prediction):
 def monte_carlo(model, bottleneck, skips, passes, at_once=None):
     """Lesion probabilities of dropout passes from what `encode` returned: float32 T x B x H x W.
 
-    Dropout acts at the bottleneck only, so the encoder runs once for all passes, and so does the
-    skips' share of the decoder. `at_once` passes go through the decoder as one batch; None: all of
-    them on a CUDA device, else one.
+    Dropout is only at the bottleneck, so all passes share one run of the encoder and of the part of
+    the decoder that depends on the skips only. `at_once` passes go through the decoder as one
+    batch; None: all of them on a CUDA device, otherwise one.
     """
     if at_once is None:
         at_once = passes if bottleneck.is_cuda else 1
@@ -85,7 +89,7 @@ def pixel_mean(values):
 def score_ceal(model, images, passes, stream, batch, precision, advance=nothing):
     """CEAL's uncertainty: variance over dropout passes, weighted by the distance map, summed.
 
-    The binary prediction whose distance map it is, is that of the model without dropout.
+    The distance map is that of the model's binary prediction without dropout.
     """
 
     def measure(x):
@@ -101,8 +105,8 @@ def score_ceal(model, images, passes, stream, batch, precision, advance=nothing)
 def score_bald(model, images, passes, stream, batch, precision, advance=nothing):
     """BALD: mean over pixels of H(E_t p_t) - E_t H(p_t) in nats, in [0, log 2].
 
-    The mutual information of a pixel's label and the dropout mask, from `passes` masks: large
-    where passes are sure and contradict each other. What rounding leaves below 0 is 0.
+    The mutual information of a pixel's label and the dropout mask, estimated from `passes` masks:
+    large where single passes are sure but disagree. Values below 0, from rounding, become 0.
     """
 
     def measure(x):
@@ -125,9 +129,10 @@ def score_entropy(model, images, batch, precision, advance=nothing):
 def score_margin(model, images, batch, precision, advance=nothing):
     """Mean over pixels of 1 - |2p - 1|, in [0,1].
 
-    Margin sampling asks where the two likeliest classes are nearest to each other; of two classes
-    with p and 1 - p the margin is |2p - 1|. The score is also twice |p - y| for the likelier
-    label y: the length, up to a factor, of the gradient at the output that BADGE scales by.
+    Margin sampling chooses the smallest difference between the two most likely classes; for two
+    classes with p and 1 - p the margin is |2p - 1|. The score is also twice |p - y| for the more
+    likely label y, which is, up to a factor, the length of the output gradient that BADGE scales
+    by.
     """
 
     def measure(x):
@@ -140,12 +145,12 @@ def score_dsal(model, images, batch, precision, advance=nothing):
     """DSAL: how much the side heads' masks differ from the final one, in [0,1).
 
     1 - 1/2 [Dice(m1, m2) + Dice(m1, m3)] of the masks p > 1/2 of the final head and of the side
-    heads at 1/4 and 1/2 of the resolution, with the smoothing of losses.soft_dice: the released
-    code's criterion, which asks for the smallest mean Dice first. Three empty masks agree: 0.
-    UserError for a model without heads.
+    heads at 1/4 and 1/2 of the resolution, with the smoothing of losses.soft_dice. This is the
+    criterion of the released code, which queries the smallest mean Dice first. Three empty masks
+    agree: the score is 0. UserError for a model without heads.
     """
     if not model.heads:
-        raise UserError("dsal compares the heads of a deeply supervised network; this has but one")
+        raise UserError("--query dsal: the network has no side heads to compare; add --heads")
 
     def measure(x):
         final, *sides = ((head[:, 0] > 0).float() for head in model.forward_heads(x))
@@ -156,7 +161,7 @@ def score_dsal(model, images, batch, precision, advance=nothing):
 
 
 def pooled_bottleneck(model, images, batch, precision, advance=nothing):
-    """Features of this very model: its bottleneck averaged over the image, float32 N x 8 width."""
+    """Features of this model: its bottleneck averaged over the image, float32 N x (8 width)."""
 
     def measure(x):
         return model.encode(x)[0].float().mean(dim=(2, 3))

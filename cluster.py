@@ -197,7 +197,7 @@ def open_genesis(args, data):
     encoder = encoder_sha256(model)
     return Source(
         "genesis released" if args.released_features else "genesis",
-        8 * model.width * args.pooling**2,
+        model.bottleneck_channels * args.pooling**2,
         args.scale,
         extract,
         weights_sha256=encoder,

@@ -47,12 +47,13 @@ from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
 from segmentation.model import crf, engine, metrics
 from segmentation.model.augment import LEVELS
+from segmentation.model.encoders import add_encoder_options, check_encoder_options
 from segmentation.model.inference import Inference, lesion_probabilities, segment
 from segmentation.model.recipes import OPTIMIZERS, RECIPES, Recipe, epochs_of
 from segmentation.model.selftraining import own_masks
 from segmentation.model.teacher import Teacher
 from segmentation.model.unet import (
-    UNet,
+    build,
     encoder_sha256,
     load_encoder,
     load_model,
@@ -122,6 +123,7 @@ def parse_args():
     add("--self-train", action="store_true", help=SELF_TRAIN_HELP)
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
+    add_encoder_options(parser)
     add("--dropout", type=float, default=0.5, help="probability, at the bottleneck")
     add("--passes", type=positive, default=20, help="Monte Carlo passes of CEAL and BALD")
     for field in fields(query.CealSettings):
@@ -144,6 +146,7 @@ def parse_args():
     for field in fields(Recipe):
         if getattr(args, field.name) is None:
             setattr(args, field.name, getattr(RECIPES[args.recipe], field.name))
+    check_encoder_options(args)
     if args.init != "none" and args.weights is None:
         raise UserError(f"--init {args.init} needs --weights, a file written by pretrain.py")
     seeing = [name for name in (args.cold_start, args.query) if QUERIES[name].reads]
@@ -225,6 +228,8 @@ class Inputs:
             answers = open_data(args.training_masks)
             answers.rows(pool)
             hashes["training_masks"] = answers.fingerprint
+        if args.encoder_weights is not None:
+            hashes["encoder_weights"] = encoder_sha256(build(args, data, 1)[0])
         if args.weights is not None:
             hashes["weights"] = encoder_sha256(load_encoder(args.weights))
         if args.clusters is not None:
@@ -325,7 +330,8 @@ class Loop:
         args = self.args
         torch.manual_seed(derived_seed(args.seed, "weights"))
         scale = 255.0 if args.released_scale else 1.0
-        model = UNet(self.data.channels, 1, args.width, args.dropout, args.heads, scale)
+        more = {"dropout": args.dropout, "heads": args.heads, "scale": scale}
+        model, _ = build(args, self.data, 1, **more)
         warm_start(model, args.weights, args.init)
         return model
 

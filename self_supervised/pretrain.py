@@ -39,9 +39,10 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import begin_stage, read_torch, torch_rng, write_torch
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images, load_tensor
+from segmentation.model.encoders import add_encoder_options, check_encoder_options
 from segmentation.model.engine import check_finite
 from segmentation.model.inference import batches
-from segmentation.model.unet import UNet, architecture, encoder_sha256, load_model, save_model
+from segmentation.model.unet import architecture, build, encoder_sha256, load_model, save_model
 from self_supervised import corruptions
 from self_supervised.corruptions import Rates
 from self_supervised.processes import Processes
@@ -69,10 +70,12 @@ def parse_args():
     add("--validation", type=float, default=0.1, help="fraction of the pool held out")
     for name, rate in vars(Rates()).items():
         add(f"--{name}", type=float, default=rate, help=f"probability of corruption {name!r}")
+    add_encoder_options(parser)
     add("--seed", type=int, default=0, help="seed of weights, order and corruptions")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_options(parser)
     args = parser.parse_args()
+    check_encoder_options(args)
     if not 0 < args.validation < 1:
         raise UserError(f"--validation {args.validation}: give a fraction between 0 and 1")
     return args
@@ -189,8 +192,13 @@ def pretrain(args, processes, precision):
     """Train until --epochs or --patience is reached; write the files that the docstring lists."""
     device, say = precision.device, processes.say
     data = open_data(args.data)
+    torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))
+    model, origin = build(args, data, data.channels)
+    inputs = {"data": data.fingerprint}
+    if origin:
+        inputs["encoder_weights"] = encoder_sha256(model)
     if processes.writes:
-        begin_stage(args.out, args, {"data": data.fingerprint})
+        begin_stage(args.out, args, inputs)
     processes.wait()
     if (args.out / "encoder.pt").exists():
         say(f"{args.out}: finished already")
@@ -199,14 +207,13 @@ def pretrain(args, processes, precision):
     several = f" ({processes.count} processes)" if processes.count > 1 else ""
     say(
         f"pretraining on {len(train_ids)} images{data.note}, validating on {len(held_ids)}, "
-        f"on {device}{several}"
+        f"on {device}{several}{f', encoder from {origin}' if origin else ''}"
     )
     train_images, held_images = (
         Images(data, ids, device, args.pool_on) for ids in (train_ids, held_ids)
     )
 
-    torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))
-    model = UNet(data.channels, data.channels, args.width).to(device)
+    model = model.to(device)
     forward = precision.compiled(processes.wrap(model))
     optimizer = make_optimizer(args, model)
     scaler = precision.scaler()

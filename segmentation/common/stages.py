@@ -121,6 +121,9 @@ def environment():
     }
 
 
+ADDED = {"encoder": "paper"}  # options that older stages have not recorded: what they meant
+
+
 def check_stage(folder, args, inputs):
     """UserError if the stage `folder` was started with other settings. Returns the settings.
 
@@ -138,7 +141,8 @@ def check_stage(folder, args, inputs):
     old = read_json(path, fix="delete the whole folder") if path.exists() else settings
     for part in ("args", "inputs"):
         for name in sorted({*old.get(part, {}), *settings[part]}):
-            before, now = old.get(part, {}).get(name), settings[part].get(name)
+            before, now = (record.get(part, {}).get(name) for record in (old, settings))
+            before = ADDED.get(name) if name not in old.get(part, {}) else before
             if before != now and not (part == "args" and name in free):
                 what = f"--{name.replace('_', '-')} {before}, not {now}"
                 if part == "inputs":

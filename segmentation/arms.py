@@ -53,8 +53,8 @@ def without_effect(part, arm, strategies):
         looks_at = ("cluster",) if part.setting == "k" else ("features", "cluster")
         if not any(name in strategy.reads for strategy in strategies for name in looks_at):
             return f"{rule} does not look at {'clusters' if part.setting == 'k' else 'features'}"
-    if part.setting == "pooling" and arm.settings.get("features", "released") != "released":
-        return "only the features of the pretrained network are pooled"
+    if part.setting == "pooling" and arm.settings.get("features") in ("thumbnail", "mask"):
+        return "only the feature maps of networks are pooled"
     if part.setting == "draw" and not any(strategy.draws for strategy in strategies):
         return f"{rule} draws nothing at random"
     return None

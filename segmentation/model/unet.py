@@ -12,7 +12,7 @@ from torch import nn
 
 from segmentation.common.runfiles import UserError
 from segmentation.common.stages import read_torch, sha256_tensors, write_torch
-from segmentation.model.encoders import PAPER, TimmEncoder, load_encoder_weights
+from segmentation.model.encoders import PAPER, TimmEncoder, load_backbone_weights
 
 PARTS = {"none": (), "encoder": ("encoder",), "all": ("encoder", "decoder")}
 
@@ -195,7 +195,7 @@ def build(args, data, out_channels, **more):
         )
     if args.encoder_weights is None:
         return model, ""
-    return model, load_encoder_weights(model.encoder, args.encoder, args.encoder_weights)
+    return model, load_backbone_weights(model.encoder.body, args.encoder, args.encoder_weights)
 
 
 def part_of(state, parts):

@@ -14,9 +14,10 @@ images are used for nothing else. Strategies: see segmentation/selection/strateg
 Writes to --out: `state.json` (which id was labelled in which round, with what score, by which
 rule), and in `round_RR/`: `scores.csv` (of every unlabelled image, if the strategy scores them:
 uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `metrics.csv` (every
-test image) and `weights.pt` (of the last round, or of all with --keep-weights). If it is
-interrupted, call it again: it repeats the unfinished round and ends with the same results, because
-every random number comes from (seed, round, purpose).
+test image), with --folds `folds.csv` (every labelled image, by a model that has not seen it) and
+`weights.pt` (of the last round, or of all with --keep-weights). If it is interrupted, call it
+again: it repeats the unfinished round and ends with the same results, because every random number
+comes from (seed, round, purpose).
 """
 
 import argparse
@@ -68,6 +69,7 @@ TRAINING_MASKS_HELP = "train on the masks of another data folder with the same i
 HOLDOUT_HELP = (
     "evaluate on N images of the pool, which are not labelled, instead of the test images"
 )
+FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: do not"
 SELF_TRAIN_HELP = (
     "then train from the first weights on the whole pool, with the model's own masks of the rest"
 )
@@ -138,6 +140,7 @@ def parse_args():
         help="another number: another draw of the strategies, all else the same",
     )
     add("--training-masks", type=Path, metavar="DATA", help=TRAINING_MASKS_HELP)
+    add("--folds", type=int, default=0, metavar="N", help=FOLDS_HELP)
     add("--holdout", type=int, default=0, metavar="N", help=HOLDOUT_HELP)
     add("--released-scale", action="store_true", help=RELEASED_SCALE_HELP)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -223,6 +226,10 @@ class Inputs:
         if args.holdout:
             pool, test = hold_out(pool, args.holdout)
         budgets = schedule(args, len(pool))
+        if args.folds and not 2 <= args.folds <= budgets[0]:
+            raise UserError(
+                f"--folds {args.folds}: give 0, or 2 to {budgets[0]}, the labels of round 0"
+            )
         answers, hashes = data, {"data": data.fingerprint}
         if args.training_masks is not None:
             answers = open_data(args.training_masks)
@@ -357,13 +364,40 @@ class Loop:
         if number == 0 or self.recipe.from_scratch:
             model = None
         model, log = self.fit(stream, model, ids + pseudo, masks)
+        return self.teach(stream, model, log, ids, true)
+
+    def teach(self, stream, model, log, ids, masks):
+        """The student of a model trained on `ids`, with the log of both; the same two if none."""
         rest = sorted(set(self.seen) - set(ids)) if self.args.self_train else []
         if not rest:
             return model, log
         own = own_masks(model, self.images_of(rest), self.recipe.batch, self.precision)
-        stream, masks = (*stream, "student"), np.concatenate([true, own])
+        stream, masks = (*stream, "student"), np.concatenate([masks, own])
         model, more = self.fit(stream, None, ids + rest, masks)
         return model, [{**row, "epoch": epoch} for epoch, row in enumerate(log + more)]
+
+    def cross_validate(self, number, ids):
+        """Dice within the labelled images: metrics.csv of each fold by a model without it.
+
+        Each of --folds models is trained from the first weights on the other folds, as the round
+        is, and measured on its own fold, whose masks it has not seen. Returns the rows of
+        folds.csv, in the order of the folds.
+        """
+        args, rows = self.args, []
+        order = numpy_rng(args.seed, "round", number, "folds").permutation(len(ids))
+        for fold in range(args.folds):
+            held = sorted(ids[place] for place in order[fold :: args.folds])
+            rest = [name for name in ids if name not in held]
+            stream, masks = (
+                (args.seed, "round", number, "fold", fold),
+                self.answers.load_masks(rest),
+            )
+            model, _ = self.teach(stream, *self.fit(stream, None, rest, masks), rest, masks)
+            images = self.images.subset(torch.tensor([self.place[name] for name in held]))
+            device = self.precision.device
+            scores = engine.evaluate(model, self.answers, images, args.batch, device)
+            rows += [{"fold": fold, **row} for row in scores]
+        return rows
 
     def fit(self, stream, model, ids, masks):
         """Train `model` (None: that of `first_model`) on uint8 masks of `ids`: (model, log)."""
@@ -405,6 +439,11 @@ class Loop:
         model, log = self.train(number, model, ids, pseudo)
         device = self.precision.device
         rows = engine.evaluate(model, self.data, self.test_images, args.batch, device)
+        if args.folds:
+            folds = self.cross_validate(number, ids)
+            write_csv(folder / "folds.csv", folds)
+            dice = 100 * metrics.mean(folds)["dice"]
+            print(f"round {number}: Dice of {args.folds}-fold cross-validation {dice:.2f} %")
         write_csv(folder / "log.csv", log)
         write_csv(folder / "metrics.csv", rows)
         save_model(folder / "weights.pt", model)

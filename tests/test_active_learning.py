@@ -12,7 +12,7 @@ from segmentation.common.precision import Precision
 from segmentation.common.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import load_tensor
-from segmentation.model import engine, metrics
+from segmentation.model import engine, inference, metrics
 from segmentation.model.selftraining import own_masks
 from segmentation.model.unet import UNet, load_model, save_model
 from segmentation.selection import query
@@ -233,6 +233,8 @@ def test_another_number_format_in_the_same_folder_is_refused(run, refused):
         (["--recipe", "weak"], "--recipe"),
         (["--query", "dsal"], "--query dsal needs --heads"),
         (["--initial", "many"], "--initial many"),
+        (["--folds", 13], "--folds 13: give 0, or 2 to 12, the labels of round 0"),
+        (["--folds", 1], "--folds 1: give 0, or 2 to 12"),
         (["--initial", 0], "--initial 0"),
         (["--query", "best"], "--query"),
         (["--queri", "random"], "--queri"),
@@ -356,6 +358,33 @@ def test_the_released_scale_is_another_training(run):
     one, other = (run("random", "--rounds", 0, *more) for more in ([], ["--released-scale"]))
     assert losses(one) != losses(other)
     assert load_model(other / "round_00" / "weights.pt").scale == 255
+
+
+def test_cross_validation_within_the_labels(run, data, trainings):
+    """Each labelled image is measured once, by a model trained on the other folds alone."""
+    plain = run("random", "--rounds", 0)
+    trainings.clear()
+    folder = run("random", "--rounds", 0, "--folds", 3)
+    rows, ids, opened = (
+        read_csv(folder / "round_00" / "folds.csv"),
+        labelled(folder),
+        open_data(data),
+    )
+    assert sorted(row["id"] for row in rows) == sorted(ids) and len(ids) == 12
+    assert [row["fold"] for row in rows] == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
+    assert len(trainings) == 4  # the whole, and three folds
+    for fold, (_, model, images, masks) in enumerate(trainings[1:]):
+        held = [row for row in rows if row["fold"] == str(fold)]
+        rest = [name for name in ids if name not in {row["id"] for row in held}]
+        np.testing.assert_array_equal(masks, opened.load_masks(rest))
+        assert len(images) == 8
+        held_ids = [row["id"] for row in held]
+        predicted = inference.segment(model, load_tensor(opened, held_ids), 4, "cpu")
+        expected = metrics.per_image(predicted, opened.load_masks(held_ids))
+        assert [float(row["dice"]) for row in held] == [row["dice"] for row in expected]
+    for name in ("metrics.csv", "weights.pt"):  # the round itself is as without
+        one, other = (path / "round_00" / name for path in (plain, folder))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_mean_teacher(run):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from segmentation.common.precision import Precision
 from segmentation.model import engine
 from segmentation.model.recipes import RECIPES, Recipe, epochs_of
+from segmentation.model.unet import UNet
 
 
 def test_the_papers_numbers():
@@ -47,3 +49,35 @@ def test_the_papers_rate_is_constant():
     optimizer, after_step = engine.make_optimizer(model, Recipe(lr=0.5), 3)
     after_step()
     assert type(optimizer) is torch.optim.Adam and optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_the_encoder_has_a_rate_of_its_own():
+    """Its parameters, and only these, take steps of that part of the size."""
+    model = UNet(width=2)
+    recipe = Recipe(optimizer="adamw", lr=0.02, one_cycle=True, encoder_rate=0.1)
+    optimizer, after_step = engine.make_optimizer(model, recipe, 10)
+    for _ in range(4):
+        optimizer.step()
+        after_step()
+        rest, encoder = (group["lr"] for group in optimizer.param_groups)
+        assert encoder == pytest.approx(0.1 * rest)
+    slow = {id(parameter) for parameter in optimizer.param_groups[1]["params"]}
+    assert slow == {id(parameter) for parameter in model.encoder.parameters()}
+    every = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(every) == sorted(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_norm_keeps_its_statistics(frozen):
+    torch.manual_seed(0)
+    model = UNet(width=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
+    masks = torch.zeros(4, 32, 32, dtype=torch.uint8)
+    how = {"epochs": 1, "stream": (0, "t"), "precision": Precision(torch.device("cpu"))}
+    engine.train(model, images, masks, recipe=Recipe(frozen_norm=frozen), **how)
+    after = model.state_dict()
+    moved = [n for n in after if "running_mean" in n and not torch.equal(after[n], before[n])]
+    parts = {name.split(".")[0] for name in moved}
+    assert parts == ({"decoder"} if frozen else {"encoder", "decoder"})
+    assert not torch.equal(model.encoder[0][1].weight, before["encoder.0.1.weight"])  # it learns

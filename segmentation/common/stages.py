@@ -121,7 +121,8 @@ def environment():
     }
 
 
-ADDED = {"encoder": "paper"}  # options that older stages have not recorded: what they meant
+# Options that older stages have not recorded: what they meant.
+ADDED = {"encoder": "paper", "encoder_rate": 1.0, "frozen_norm": False, "folds": 0}
 
 
 def check_stage(folder, args, inputs):

@@ -24,11 +24,19 @@ def check_finite(loss, name):
 def make_optimizer(model, recipe, steps):
     """The recipe's optimizer, and a function to call after each of `steps` steps."""
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    optimizer = make(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    parts = {"encoder": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        parts["encoder" if name.startswith("encoder.") else "rest"].append(parameter)
+    groups = [
+        {"params": parts["rest"], "lr": recipe.lr},
+        {"params": parts["encoder"], "lr": recipe.encoder_rate * recipe.lr},
+    ]
+    optimizer = make(groups, weight_decay=recipe.weight_decay, fused=True)
     if not recipe.one_cycle:
         return optimizer, lambda: None
+    peaks = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=steps + 1, cycle_momentum=False
+        optimizer, peaks, total_steps=steps + 1, cycle_momentum=False
     )
     return optimizer, schedule.step
 
@@ -68,6 +76,10 @@ def train(
     """
     device = precision.device
     model.to(device).train()
+    if recipe.frozen_norm:
+        for module in model.encoder.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
     forward, scaler = precision.compiled(model), precision.scaler()
     images, masks = images.to(device), masks.to(device)
     parts = batches(len(images), recipe.batch)

@@ -28,6 +28,8 @@ class Recipe:
     min_steps: int = 1  # at least this many when training from the first weights
     from_scratch: bool = False  # start every round from the first weights
     augment: str = LEVELS[0]
+    encoder_rate: float = 1.0  # learning rate of the encoder, as a factor of lr
+    frozen_norm: bool = False  # the encoder's batch normalisation keeps its running statistics
 
 
 RECIPES = {

@@ -2,6 +2,12 @@
 
     python segmentation/evaluate.py --weights runs/demo/seg/saal-ceal/seed0/round_03/weights.pt \\
         --data data/demo --split test --out runs/demo/evaluation
+    python segmentation/evaluate.py --weights WEIGHTS --data data/isic2017 --native isic2017 \\
+        --out runs/evaluation
+
+With --native ROOT, the folder from which preprocess.py made the data, each prediction is brought to
+the size of its original image and measured there against the original mask, as in the ISIC
+challenge.
 
 Writes to --out: `metrics.csv` (one row per image), `summary.json` (the means, with the hashes of
 the weights and the data), and `cases.png` (the best, the median and the worst cases by Dice, with
@@ -26,6 +32,7 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images, load_tensor
+from segmentation.data.originals import Originals
 from segmentation.model import engine, inference, metrics, unet
 
 
@@ -35,6 +42,8 @@ def parse_args():
     parser.add_argument("--data", type=Path, required=True, help="folder made by preprocess.py")
     parser.add_argument("--split", choices=("test", "pool"), default="test", help="which images")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    help = "measure at the original size, against the masks in this folder"
+    parser.add_argument("--native", type=Path, metavar="ROOT", help=help)
     parser.add_argument("--batch", type=positive, default=16, help="images per pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args()
@@ -97,7 +106,13 @@ def main():
         )
     ids = labelled_ids(data, args.split)
     images = Images(data, ids, device)
-    rows = engine.evaluate(model, data, images, args.batch, device)
+    if args.native is None:
+        rows = engine.evaluate(model, data, images, args.batch, device)
+    else:
+        originals = Originals(args.native, data)
+        originals.need(ids)
+        mask_of = originals.mask
+        rows = engine.evaluate_at_original_size(model, images, mask_of, args.batch, device)
     mean = metrics.mean(rows)
     write_csv(args.out / "metrics.csv", rows)
     draw_cases(args.out / "cases.png", model, data, rows, args.batch, device)
@@ -107,6 +122,7 @@ def main():
             "split": args.split,
             "n": len(rows),
             "synthetic": data.synthetic,
+            "original_size": args.native is not None,
             "weights_sha256": sha256_file(args.weights),
             "data_fingerprint": data.fingerprint,
             "mean": mean,
@@ -114,7 +130,8 @@ def main():
     )
     print(
         f"{len(rows)} {args.split} images{data.note}: Dice {100 * mean['dice']:.1f} %, "
-        f"Jaccard {100 * mean['jaccard']:.1f} %, HD95 {mean['hd95']:.1f} px; see {args.out}"
+        f"Jaccard {100 * mean['jaccard']:.1f} %, HD95 {mean['hd95']:.1f} px"
+        f"{' of the original images' if args.native else ''}; see {args.out}"
     )
 
 

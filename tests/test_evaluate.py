@@ -4,16 +4,22 @@ import csv
 import json
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import call
+from helpers_preprocess import save
+from isic_challenge_scoring.confusion import create_binary_confusion_matrix
+from isic_challenge_scoring.metrics import binary_jaccard
+from PIL import Image
 
 from segmentation import evaluate
 from segmentation.common.runfiles import UserError, sha256_file, write_json
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import load_tensor
 from segmentation.model import metrics
-from segmentation.model.unet import UNet, save_model
+from segmentation.model.unet import UNet, load_model, save_model
 
 N, SIDE = 14, 32
 
@@ -117,3 +123,57 @@ def test_typical_cases(dice, expected):
     rows = [{"id": number, "dice": value} for number, value in enumerate(dice)]
     cases = evaluate.typical_cases(rows)
     assert ", ".join(f"{kind} {row['id']}" for kind, row in cases) == expected
+
+
+# At the original size ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def originals(tmp_path):
+    """Six pairs of different sizes, and the data folder made of them: 5 pool, 1 test image."""
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(40, 60), (64, 48), (90, 90), (33, 50), (128, 96), (70, 41)]):
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        mask = np.zeros(size, dtype=np.uint8)
+        mask[size[0] // 4 : size[0] // 2, size[1] // 3 : -5] = 255
+        save(tmp_path / "raw/images" / f"A{number}.png", image)
+        save(tmp_path / "raw/masks" / f"A{number}_segmentation.png", mask)
+    words = ["--root", tmp_path / "raw", "--out", tmp_path / "made", "--size", 32]
+    call("preprocess", *words, "--test-count", 4)
+    return tmp_path / "raw", tmp_path / "made"
+
+
+def test_predictions_are_measured_at_the_size_of_the_originals(
+    weights, originals, tmp_path, monkeypatch, capsys
+):
+    raw, made = originals
+    run_main(monkeypatch, weights, made, tmp_path / "out", "--native", str(raw))
+    with open(tmp_path / "out" / "metrics.csv", newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    opened, model = open_data(made), load_model(weights)
+    assert list(rows) == opened.test and len(rows) == 4
+    for name, row in rows.items():
+        truth = np.asarray(Image.open(raw / "masks" / f"{name}_segmentation.png")) > 0
+        with torch.no_grad():
+            p = model(load_tensor(opened, [name]) / 255).sigmoid()[0, 0].numpy()
+        large = cv2.resize(p, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        matrix = create_binary_confusion_matrix(truth, large > 0.5)
+        assert float(row["jaccard"]) == pytest.approx(binary_jaccard(matrix), abs=0.01)
+    assert "px of the original images" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["original_size"] is True
+
+
+def test_originals_that_are_not_those(weights, originals, tmp_path, monkeypatch):
+    raw, made = originals
+    path = raw / "masks" / f"{open_data(made).test[0]}_segmentation.png"
+    changed = np.array(Image.open(path))
+    save(path, 255 - changed)
+    words = [monkeypatch, weights, made, tmp_path / "out", "--native", str(raw)]
+    with pytest.raises(UserError, match=f"{path.name}: is not the mask from which"):
+        run_main(*words)
+    path.unlink()
+    with pytest.raises(UserError, match="raw: has no mask for 1 of 4 images of .*made, A"):
+        run_main(*words)
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        run_main(*words[:-1], str(tmp_path / "nowhere"))
+    assert not (tmp_path / "out").exists()

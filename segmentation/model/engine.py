@@ -5,13 +5,13 @@ import time
 import numpy as np
 import torch
 
-from segmentation.common.precision import step
+from segmentation.common.precision import Precision, step
 from segmentation.common.runfiles import UserError, derived_seed
 from segmentation.common.stages import torch_rng
 from segmentation.data.images import to_input
 from segmentation.model import metrics
 from segmentation.model.augment import draw
-from segmentation.model.inference import batches, segment
+from segmentation.model.inference import batches, enlarged, lesion_probabilities, segment
 from segmentation.model.losses import deep_supervision_loss
 
 
@@ -121,4 +121,21 @@ def evaluate(model, data, images, batch, device):
         ids = images.ids[part]
         scores = metrics.per_image(predicted, data.load_masks(ids))
         rows += [{"id": name, **row} for name, row in zip(ids, scores, strict=True)]
+    return rows
+
+
+def evaluate_at_original_size(model, images, mask_of, batch, device):
+    """The same at the size of the original images, as the ISIC challenge measures.
+
+    The lesion probabilities are enlarged bilinearly and thresholded at 0.5. `mask_of` is a function
+    of an id: bool H x W, the original mask. HD95 is then in pixels of the original.
+    """
+    rows = []
+    for part in batches(len(images), batch):
+        ids = images.ids[part]
+        probabilities = lesion_probabilities(model, images[part], batch, Precision(device))
+        for name, probability in zip(ids, probabilities, strict=True):
+            mask = mask_of(name)
+            predicted = enlarged(probability, mask.shape) > 0.5
+            rows.append({"id": name, **metrics.per_image(predicted[None], mask[None])[0]})
     return rows

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from segmentation.common.precision import Precision
@@ -74,6 +75,15 @@ def lesion_probabilities(model, images, batch, precision, advance=nothing):
         return lesion_probability(model, x)
 
     return per_image(measure, model, images, batch, precision, advance)
+
+
+def enlarged(probability, size):
+    """Probabilities float32 h x w, bilinearly brought to `size` = (H, W): float32 H x W in [0,1].
+
+    Pixel centres are matched as in the resizing of the images, whose inverse this is.
+    """
+    pixels = torch.from_numpy(probability)[None, None]
+    return interpolate(pixels, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 @torch.no_grad()

@@ -1,0 +1,37 @@
+"""The masks as they came, at the size of the original images, for a data folder made from them."""
+
+from segmentation.common.runfiles import UserError, read_json, sha256_file
+from segmentation.data.reading import read_mask
+from segmentation.data.sources import find_folders, pair
+
+
+class Originals:
+    """The original files of a `Data` under the folder `root`, in the layout of preprocess.py."""
+
+    def __init__(self, root, data):
+        """Find the masks and look at their names only. UserError if `root` has no such folders."""
+        self.root, self.data = root, data
+        images, masks = find_folders(root)
+        sources, _ = pair(images, masks)
+        self.masks = {source.id: source.mask for source in sources}
+        manifest = read_json(data.folder / "manifest.json")
+        self.records = {row["id"]: row for row in manifest["rows"]}
+
+    def need(self, ids):
+        """UserError unless there is a mask for each of these ids."""
+        missing = [name for name in ids if self.masks.get(name) is None]
+        if missing:
+            raise UserError(
+                f"{self.root}: has no mask for {len(missing)} of {len(ids)} images of "
+                f"{self.data.folder}, {missing[0]} first; give the folder that it was made from"
+            )
+
+    def mask(self, name):
+        """bool H x W at the original size. UserError if it is not the file the data came from."""
+        path, record = self.masks[name], self.records[name]
+        if sha256_file(path) != record["mask_sha256"]:
+            raise UserError(
+                f"{path}: is not the mask from which {self.data.folder} was made; "
+                "give that folder, or run preprocess.py again"
+            )
+        return read_mask(path, tuple(record["original_size"]))[0]

@@ -68,6 +68,9 @@ choose DEMO_IMAGES   240      240       240       240       # number of syntheti
 choose POOL_COUNT    ""       ""        ""        ""        # pool images; empty: all except the test images
 choose TEST_COUNT    ""       ""        ""        ""        # test images; empty: one in five (400 of 2000)
 choose SPLIT_SEED    0        0         0         0         # random seed of the split into pool and test
+# network: the paper's U-Net, or one on a backbone of timm, such as tf_efficientnet_lite0
+choose ENCODER       paper    paper     paper     paper     # paper, or the name of the backbone
+choose ENCODER_WEIGHTS "" "" "" ""                          # its weights: a file, imagenet, package; empty: random
 # restoration pretraining
 choose WIDTH         8        12        64        8         # U-Net channels at full resolution
 choose PRE_EPOCHS    20       50        10000     40        # maximum number of epochs

@@ -183,6 +183,19 @@ def test_calls_of_the_paper():
     assert "--weights" not in runs["random+scratch/seed0"]
 
 
+def test_the_encoder_is_that_of_pretraining_and_training():
+    plain = hyperparameters("paper")
+    timm = hyperparameters("paper", ENCODER="resnet18", ENCODER_WEIGHTS="w.pth")
+    for step in ("data", "pretrain", "cluster", "train"):
+        for one, other in zip(calls(step, plain), calls(step, timm), strict=True):
+            assert "--encoder " not in one
+            added = " --encoder resnet18 --encoder-weights w.pth"
+            assert other.replace(added, "") == one
+            assert (added in other) == (step in ("pretrain", "train"))
+    random = hyperparameters("paper", ENCODER="resnet18")
+    assert "--encoder resnet18 --out" in next(iter(calls("train", random)))
+
+
 def options(words):
     """Options as a dict: name -> the words that follow it."""
     text = " ".join(words)

@@ -116,6 +116,13 @@ def dashed(option):
 # Steps: functions of the values that give pairs of a name and words ------------------------------
 
 
+def encoder_options(values):
+    """What the U-Net's encoder is, where it is not the paper's, which is the scripts' default."""
+    if values["ENCODER"] == "paper" and not values["ENCODER_WEIGHTS"]:
+        return []
+    return values.options(encoder="ENCODER") + values.given(encoder_weights="ENCODER_WEIGHTS")
+
+
 def data_calls(values):
     out, arms = values.data_out(), values.arms()
     more = values.options(size="SIZE", seed="SPLIT_SEED")
@@ -142,6 +149,7 @@ def pretrain_calls(values):
     words += values.options(width="WIDTH", epochs="PRE_EPOCHS", patience="PRE_PATIENCE")
     words += values.options(optimizer="PRE_OPTIMIZER", lr="PRE_LR", batch="PRE_BATCH")
     words += values.options(device="DEVICE", amp="AMP", compile="COMPILE")
+    words += encoder_options(values)
     for seed in values.prepared_seeds():
         folder = values.folder("pretrain", seed)
         yield relative(folder, values), [*words, "--out", folder, "--seed", seed]
@@ -177,7 +185,7 @@ def train_calls(values):
     """Arm by arm, seed by seed, of this share: the long runs of full supervision come first."""
     words = ["segmentation/active_learning.py"]
     words += values.options(width="WIDTH", dropout="DROPOUT", passes="PASSES")
-    words += values.options(device="DEVICE", amp="AMP")
+    words += values.options(device="DEVICE", amp="AMP") + encoder_options(values)
     calls = []
     for arm in values.arms():
         for seed in values["SEEDS"].split():

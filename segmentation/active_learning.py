@@ -46,9 +46,9 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import begin_stage, check_stage, pick_device, torch_rng
 from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
-from segmentation.model import crf, engine, metrics
+from segmentation.model import crf, engine, frozen, metrics
 from segmentation.model.augment import LEVELS
-from segmentation.model.encoders import add_encoder_options, check_encoder_options
+from segmentation.model.encoders import PAPER, add_encoder_options, check_encoder_options
 from segmentation.model.inference import Inference, lesion_probabilities, segment
 from segmentation.model.recipes import OPTIMIZERS, RECIPES, Recipe, epochs_of
 from segmentation.model.selftraining import own_masks
@@ -69,6 +69,7 @@ TRAINING_MASKS_HELP = "train on the masks of another data folder with the same i
 HOLDOUT_HELP = (
     "evaluate on N images of the pool, which are not labelled, instead of the test images"
 )
+FROZEN_HELP = "no training: logistic regression on the features of a frozen --encoder"
 FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: do not"
 SELF_TRAIN_HELP = (
     "then train from the first weights on the whole pool, with the model's own masks of the rest"
@@ -123,6 +124,7 @@ def parse_args():
         help="also train on the pool's images without their masks",
     )
     add("--self-train", action="store_true", help=SELF_TRAIN_HELP)
+    add("--frozen", action="store_true", help=FROZEN_HELP)
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
     add_encoder_options(parser)
@@ -157,6 +159,8 @@ def parse_args():
         args.clusters = None
     elif args.clusters is None:
         raise UserError(f"strategy {seeing[0]} needs --clusters, a folder written by cluster.py")
+    if args.frozen:
+        refuse_for_frozen(args)
     if QUERIES[args.query].heads and not args.heads:
         raise UserError(f"--query {args.query} needs --heads: it compares the masks of the heads")
     if args.initial != "all" and not (args.initial.isdigit() and int(args.initial)):
@@ -166,6 +170,19 @@ def parse_args():
     if args.budgets and sorted(set(args.budgets)) != args.budgets:
         raise UserError(f"--budgets {' '.join(map(str, args.budgets))}: give increasing numbers")
     return args
+
+
+def refuse_for_frozen(args):
+    """UserError for options that need a network to be trained, which --frozen does not do."""
+    if args.encoder == PAPER:
+        raise UserError("--frozen needs --encoder, a backbone of timm")
+    if QUERIES[args.query].dropout:
+        raise UserError(f"--frozen has no dropout, which --query {args.query} needs; leave one out")
+    for name in ("heads", "mean_teacher", "self_train", "released_scale"):
+        if getattr(args, name):
+            raise UserError(
+                f"--frozen trains no network, so --{name.replace('_', '-')} is not for it"
+            )
 
 
 def labelled_pool(data):
@@ -338,7 +355,7 @@ class Loop:
         torch.manual_seed(derived_seed(args.seed, "weights"))
         scale = 255.0 if args.released_scale else 1.0
         more = {"dropout": args.dropout, "heads": args.heads, "scale": scale}
-        model, _ = build(args, self.data, 1, **more)
+        model, _ = build(args, self.data, 1, args.frozen, **more)
         warm_start(model, args.weights, args.init)
         return model
 
@@ -404,6 +421,10 @@ class Loop:
         is_first = model is None
         if is_first:
             model = self.first_model()
+        if self.args.frozen:
+            rng, images = numpy_rng(*stream, "strength"), self.images_of(ids)
+            masks, batch = torch.from_numpy(masks), self.args.batch
+            return model, frozen.fit(model, images, masks, batch, self.precision, rng)
         teacher = None
         if self.args.mean_teacher:
             teacher = Teacher(model, self.images, torch_rng(*stream, "teacher"))

@@ -24,6 +24,9 @@ from segmentation.analysis.plan import CALLS, STAGES, Values, calls
 from segmentation.common.runfiles import Parser, UserError, run_script
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
+# Settings of the training of a network.
+TRAINS = ("recipe", "augment", "heads", "mean_teacher", "self_train", "released_scale")
+
 
 def check(arm):
     """UserError unless the strategies of an arm exist and all its modifiers change something."""
@@ -42,6 +45,8 @@ def check(arm):
         why = without_effect(part, arm, strategies)
         if why:
             raise UserError(f"{arm.name}: +{part.name} would change nothing, as {why}; remove it")
+    if "frozen" in arm.settings and any(rule.dropout for rule in strategies):
+        raise UserError(f"{arm.name}: +frozen has no dropout, which {arm.query} needs; remove it")
     if any(rule.heads for rule in strategies) and "heads" not in arm.settings:
         raise UserError(f"{arm.name}: {arm.query} compares the heads of a model; add +heads")
 
@@ -49,6 +54,8 @@ def check(arm):
 def without_effect(part, arm, strategies):
     """Why a modifier changes nothing in this arm, which has these strategies; None if it does."""
     rule = arm.name.split("+")[0]
+    if part.setting in TRAINS and "frozen" in arm.settings:
+        return "+frozen trains no network"
     if part.setting in SEES_FEATURES:
         looks_at = ("cluster",) if part.setting == "k" else ("features", "cluster")
         if not any(name in strategy.reads for strategy in strategies for name in looks_at):

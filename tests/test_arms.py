@@ -107,6 +107,8 @@ def test_two_modifiers_contradict_each_other_if_they_set_the_same():
         ("saal+thumbnails+pool1", "pool1 would change nothing, as only the feature maps"),
         ("saal+draw1", r"\+draw1 would change nothing, as saal draws nothing"),
         ("full+draw1", "full draws nothing"),
+        ("random+flips+frozen", r"\+flips would change nothing, as \+frozen trains no network"),
+        ("random-bald+frozen", r"\+frozen has no dropout, which bald needs; remove it"),
         ("random-dsal", "random-dsal: dsal compares the heads of a model; add .heads"),
     ],
 )  # fmt: skip
@@ -211,6 +213,7 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "all": {"init"},
         "paper": {"recipe", "from-scratch"},
         "strong": {"from-scratch"},
+        "frozen": {"frozen"},
         "noaugment": {"augment"},
         "flips": {"augment"},
         "light": {"augment"},
@@ -221,12 +224,13 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "released4": {"released-scale"},
         "released5": {"training-masks"},
     }
+    values["ENCODER"] = "resnet18"
     plain = options(words_of("train", values)["saal/seed3"])
     cluster = options(words_of("cluster", values)["cluster/seed3"])
     for modifier in MODIFIERS:
         name = f"saal+{written(modifier)}"
         changed = Values({**values, "TABLES": f"t none {name}", "IMAGENET": "w.pth"})
-        changed["OTHER_BUDGETS"] = ""
+        changed |= {"OTHER_BUDGETS": "", "ENCODER": "resnet18"}
         run = options(words_of("train", changed)[f"{name}/seed3"])
         differ = {key for key in plain.keys() | run.keys() if plain.get(key) != run.get(key)}
         assert "out" in differ
@@ -281,6 +285,7 @@ def test_names_with_blanks_and_shell_characters_stay_one_word():
         ({"SHARD": "3/2"}, "SHARD=3/2 is not a share"),
         ({"SHARD": "x"}, "SHARD=x is not a share"),
         ({"OTHER_BUDGETS": "x"}, "OTHER_BUDGETS: 'x' is not PATTERN...: NUMBER..."),
+        ({"ARMS": "random+frozen"}, r"random\+frozen: set ENCODER to a backbone of timm"),
         ({"ARMS": ""}, "has no arms; give NAME BASELINE ARM"),
         ({"ARMS": "random+luck"}, r"\+luck is not known"),
         ({"RUN": "two\nlines"}, "a name has a line break; rename it"),

@@ -50,6 +50,7 @@ MODIFIERS = (  # in the order in which an arm's name has them
     Modifier("noaugment", "augment", "none", "no augmentation"),
     Modifier("flips", "augment", "flips", "flips alone as augmentation"),
     Modifier("light", "augment", "light", "flips, contrast and brightness as augmentation"),
+    Modifier("frozen", "frozen", True, "regression on a frozen ENCODER's features, no training"),
     Modifier("heads", "heads", True, "deep supervision; dsal needs it"),
     Modifier("teacher", "mean_teacher", True, "a mean teacher learns from the unlabelled pool too"),
     Modifier("selftrain", "self_train", True, "a second model learns the first one's own masks"),

@@ -212,8 +212,18 @@ def run_options(values, arm, seed):
     tuned = values.given(epochs=epochs, epochs_round="EPOCHS_ROUND", batch="BATCH", lr="LR")
     if "recipe" in settings:  # as it is, but comparable at every budget
         tuned = ["--from-scratch"]
+    if "frozen" in settings and values["ENCODER"] == "paper":
+        raise UserError(f"{arm.name}: set ENCODER to a backbone of timm for +frozen")
     more = []
-    for name in ("augment", "heads", "mean_teacher", "self_train", "draw", "released_scale"):
+    for name in (
+        "augment",
+        "frozen",
+        "heads",
+        "mean_teacher",
+        "self_train",
+        "draw",
+        "released_scale",
+    ):
         if name in settings:
             value = settings[name]
             more += [dashed(name)] if value is True else [dashed(name), str(value)]

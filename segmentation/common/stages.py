@@ -122,7 +122,13 @@ def environment():
 
 
 # Options that older stages have not recorded: what they meant.
-ADDED = {"encoder": "paper", "encoder_rate": 1.0, "frozen_norm": False, "folds": 0}
+ADDED = {
+    "encoder": "paper",
+    "encoder_rate": 1.0,
+    "folds": 0,
+    "frozen": False,
+    "frozen_norm": False,
+}
 
 
 def check_stage(folder, args, inputs):

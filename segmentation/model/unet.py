@@ -13,6 +13,7 @@ from torch import nn
 from segmentation.common.runfiles import UserError
 from segmentation.common.stages import read_torch, sha256_tensors, write_torch
 from segmentation.model.encoders import PAPER, TimmEncoder, load_backbone_weights
+from segmentation.model.frozen import FrozenHead
 
 PARTS = {"none": (), "encoder": ("encoder",), "all": ("encoder", "decoder")}
 
@@ -178,14 +179,18 @@ class UNet(nn.Module):
         return logits
 
 
-def build(args, data, out_channels, **more):
-    """(the U-Net that the options ask for, with random weights or an ImageNet encoder; its origin).
+def build(args, data, out_channels, frozen=False, **more):
+    """(the network that the options ask for, random or with an ImageNet encoder; its origin).
 
-    `args` has `width`, `encoder` and `encoder_weights`; `more` are further arguments of UNet. The
-    origin is a text, empty without --encoder-weights. UserError if the images of `data`, a
-    datafolder.Data, are too small: a batch of one image would leave one value to normalise by.
+    `args` has `width`, `encoder` and `encoder_weights`; `more` are further arguments of UNet. With
+    `frozen` it is a FrozenHead. The origin is a text, empty without --encoder-weights. UserError if
+    the images of `data`, a datafolder.Data, are too small: of a batch of one image a single value
+    would be left to normalise by.
     """
-    model = UNet(data.channels, out_channels, args.width, encoder=args.encoder, **more)
+    if frozen:
+        model = FrozenHead(data.channels, args.encoder)
+    else:
+        model = UNet(data.channels, out_channels, args.width, encoder=args.encoder, **more)
     height, width = data.images.shape[1:3]
     least = 1 if args.encoder == PAPER else 2 * model.encoder.strides[-1]
     if min(height, width) < least:
@@ -209,7 +214,9 @@ def encoder_sha256(model):
 
 
 def architecture(model):
-    """The arguments to build this `UNet` again; those that a file lacks have their defaults."""
+    """The arguments to build this network again; those that a file lacks have their defaults."""
+    if isinstance(model, FrozenHead):
+        return {"frozen": True, "in_channels": model.in_channels, "encoder": model.encoder_name}
     names = ("in_channels", "out_channels", "width", "dropout", "heads", "scale")
     encoder = {} if model.encoder_name == PAPER else {"encoder": model.encoder_name}
     return {name: getattr(model, name) for name in names} | encoder
@@ -231,10 +238,17 @@ def read_model_file(path):
         raise UserError(f"{path}: has no {error}; give a weights file of this project") from None
 
 
+def rebuilt(arch):
+    """The network of an `architecture`, with random weights."""
+    if arch.get("frozen"):
+        return FrozenHead(arch["in_channels"], arch["encoder"])
+    return UNet(**arch)
+
+
 def load_model(path):
     """Build the whole model that `save_model` wrote, on the CPU, in evaluation mode."""
     arch, state = read_model_file(path)
-    model = UNet(**arch)
+    model = rebuilt(arch)
     missing = sorted(set(model.state_dict()) - set(state))
     if missing:
         raise UserError(
@@ -247,7 +261,7 @@ def load_model(path):
 def load_encoder(path):
     """A model in evaluation mode whose encoder comes from `path` (encoder.pt or a whole model)."""
     arch, _ = read_model_file(path)
-    model = UNet(**arch)
+    model = rebuilt(arch)
     warm_start(model, path, "encoder")
     return model.eval()
 

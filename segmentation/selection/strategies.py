@@ -25,6 +25,7 @@ class Strategy:
     help: str  # one line
     reads: frozenset = frozenset()  # names of the arrays in cluster.py's folder that it uses
     draws: bool = False  # whether it draws at random: another View.rng, another choice
+    dropout: bool = False  # whether the model needs dropout
     heads: bool = False  # whether the model must have the heads of deep supervision
 
 
@@ -226,10 +227,15 @@ BY_MODEL = {  # use the model of the last round
         most(uncertainty.score_margin), "the smallest mean margin between the classes"
     ),
     "bald": Strategy(
-        most(uncertainty.score_bald), "where dropout passes disagree most (1112.5745)"
+        most(uncertainty.score_bald),
+        "where dropout passes disagree most (1112.5745)",
+        dropout=True,
     ),
     "ceal": Strategy(
-        ceal, "CEAL's three groups of uncertainty, and its pseudo-labels (1711.09168)", draws=True
+        ceal,
+        "CEAL's three groups of uncertainty, and its pseudo-labels (1711.09168)",
+        draws=True,
+        dropout=True,
     ),
     "dsal": Strategy(
         dsal,

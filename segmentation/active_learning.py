@@ -47,10 +47,10 @@ from segmentation.common.stages import begin_stage, check_stage, pick_device, to
 from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
 from segmentation.model import crf, engine, frozen, metrics
-from segmentation.model.augment import LEVELS
+from segmentation.model.augment import LEVELS, MIXES
 from segmentation.model.encoders import PAPER, add_encoder_options, check_encoder_options
 from segmentation.model.inference import Inference, lesion_probabilities, segment
-from segmentation.model.recipes import OPTIMIZERS, RECIPES, Recipe, epochs_of
+from segmentation.model.recipes import OPTIMIZERS, OWN_MASKS, RECIPES, Recipe, steps_of
 from segmentation.model.selftraining import own_masks
 from segmentation.model.teacher import Teacher
 from segmentation.model.unet import (
@@ -74,6 +74,7 @@ FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: d
 SELF_TRAIN_HELP = (
     "then train from the first weights on the whole pool, with the model's own masks of the rest"
 )
+CHOICES = {"optimizer": OPTIMIZERS, "augment": LEVELS, "mix": MIXES, "own_masks": OWN_MASKS}
 RELEASED_SCALE_HELP = (
     "repeat a defect of the released code: inputs in 0..255, although 0..1 in pretraining"
 )
@@ -108,7 +109,7 @@ def parse_args():
         "--recipe",
         choices=RECIPES,
         default="paper",
-        help="sets those of --optimizer to --augment that are not given",
+        help="sets those of --optimizer to --labelled-share that are not given",
     )
     for field in fields(Recipe):
         option, given = f"--{field.name.replace('_', '-')}", "see segmentation/model/recipes.py"
@@ -116,8 +117,7 @@ def parse_args():
             add(option, action=argparse.BooleanOptionalAction, help=given)
         else:
             kind = positive if field.type is int else field.type
-            choices = {"optimizer": OPTIMIZERS, "augment": LEVELS}.get(field.name)
-            add(option, type=kind, choices=choices, help=given)
+            add(option, type=kind, choices=CHOICES.get(field.name), help=given)
     add(
         "--mean-teacher",
         action="store_true",
@@ -349,10 +349,13 @@ class Loop:
 
     # Training ----------------------------------------------------------------------------------
 
-    def first_model(self):
-        """The network before round 0: the same for all arms with this seed and --init."""
+    def first_model(self, *names):
+        """The network before round 0: the same for all arms with this seed and --init.
+
+        `names` give a teacher other random weights.
+        """
         args = self.args
-        torch.manual_seed(derived_seed(args.seed, "weights"))
+        torch.manual_seed(derived_seed(args.seed, "weights", *names))
         scale = 255.0 if args.released_scale else 1.0
         more = {"dropout": args.dropout, "heads": args.heads, "scale": scale}
         model, _ = build(args, self.data, 1, args.frozen, **more)
@@ -369,29 +372,40 @@ class Loop:
         return np.stack([crf.pseudo_mask(*pair) for pair in pairs])
 
     def train(self, number, model, ids, pseudo):
-        """Train on the masks of `ids` and the model's own masks of `pseudo`: (model, log).
-
-        With --self-train that model labels the rest of the pool, and a new model is trained on all
-        of it and returned; the log is that of both.
-        """
-        stream, true = (self.args.seed, "round", number), self.answers.load_masks(ids)
-        masks = true
-        if pseudo:
-            masks = np.concatenate([true, self.pseudo_masks(model, pseudo)])
+        """Train on the masks of `ids` and the model's own masks of `pseudo`: (model, log)."""
+        true = self.answers.load_masks(ids)
+        masks = np.concatenate([true, self.pseudo_masks(model, pseudo)]) if pseudo else true
         if number == 0 or self.recipe.from_scratch:
             model = None
-        model, log = self.fit(stream, model, ids + pseudo, masks)
-        return self.teach(stream, model, log, ids, true)
+        return self.learn((self.args.seed, "round", number), model, ids, true, ids + pseudo, masks)
 
-    def teach(self, stream, model, log, ids, masks):
-        """The student of a model trained on `ids`, with the log of both; the same two if none."""
+    def learn(self, stream, model, ids, true, more_ids, masks):
+        """Train `model` (None: that of `first_model`) on `masks` of `more_ids`: (model, log).
+
+        With --self-train such models make masks of the rest of the pool, and a new one is trained
+        on these and on `true`, the masks of `ids`, and returned; the log is that of all.
+        """
+        recipe = self.recipe
         rest = sorted(set(self.seen) - set(ids)) if self.args.self_train else []
         if not rest:
-            return model, log
-        own = own_masks(model, self.images_of(rest), self.recipe.batch, self.precision)
-        stream, masks = (*stream, "student"), np.concatenate([masks, own])
-        model, more = self.fit(stream, None, ids + rest, masks)
-        return model, [{**row, "epoch": epoch} for epoch, row in enumerate(log + more)]
+            return self.fit(stream, model, more_ids, masks)
+        share, models, logs = recipe.teachers + recipe.students, [], []
+        for number in range(recipe.teachers):
+            names = ("teacher", number) if number else ()
+            fitted, log = self.fit((*stream, *names), model, more_ids, masks, share, names)
+            models.append(fitted)
+            logs += log
+        for number in range(recipe.students):
+            images = self.images_of(rest)
+            own = own_masks(models, images, recipe.batch, self.precision, recipe.own_masks)
+            both = np.concatenate([true.astype(own.dtype), own])
+            names = ("student", number) if number else ("student",)
+            fitted, log = self.fit(
+                (*stream, *names), None, ids + rest, both, share, labelled=len(ids)
+            )
+            models = [fitted]
+            logs += log
+        return models[0], [{**row, "epoch": epoch} for epoch, row in enumerate(logs)]
 
     def cross_validate(self, number, ids):
         """Dice within the labelled images: metrics.csv of each fold by a model without it.
@@ -409,18 +423,21 @@ class Loop:
                 (args.seed, "round", number, "fold", fold),
                 self.answers.load_masks(rest),
             )
-            model, _ = self.teach(stream, *self.fit(stream, None, rest, masks), rest, masks)
+            model, _ = self.learn(stream, None, rest, masks, rest, masks)
             images = self.images.subset(torch.tensor([self.place[name] for name in held]))
             device = self.precision.device
             scores = engine.evaluate(model, self.answers, images, args.batch, device)
             rows += [{"fold": fold, **row} for row in scores]
         return rows
 
-    def fit(self, stream, model, ids, masks):
-        """Train `model` (None: that of `first_model`) on uint8 masks of `ids`: (model, log)."""
+    def fit(self, stream, model, ids, masks, models=1, names=(), labelled=0):
+        """Train `model`, None: that of `first_model(*names)`, on masks of `ids`: (model, log).
+
+        The round trains as many `models`; the masks of the first `labelled` are true.
+        """
         is_first = model is None
         if is_first:
-            model = self.first_model()
+            model = self.first_model(*names)
         if self.args.frozen:
             rng, images = numpy_rng(*stream, "strength"), self.images_of(ids)
             masks, batch = torch.from_numpy(masks), self.args.batch
@@ -428,19 +445,20 @@ class Loop:
         teacher = None
         if self.args.mean_teacher:
             teacher = Teacher(model, self.images, torch_rng(*stream, "teacher"))
-        epochs = epochs_of(self.recipe, len(ids), is_first)
+        steps = steps_of(self.recipe, len(ids), is_first, models)
         desc = " ".join(map(str, stream[1:]))
-        with tqdm(total=epochs, desc=desc, leave=False, disable=None) as bar:
+        with tqdm(total=steps, desc=desc, unit="step", leave=False, disable=None) as bar:
             log = engine.train(
                 model,
                 self.images_of(ids),
                 torch.from_numpy(masks),
                 recipe=self.recipe,
-                epochs=epochs,
+                steps=steps,
                 stream=stream,
                 precision=self.precision,
-                progress=lambda row: bar.update(),
+                progress=lambda row: bar.update(row["steps"]),
                 teacher=teacher,
+                labelled=labelled,
             )
         return (teacher.model if teacher else model), log
 
@@ -469,9 +487,8 @@ class Loop:
         write_csv(folder / "metrics.csv", rows)
         save_model(folder / "weights.pt", model)
         self.state["labelled"] = labelled
-        self.state["rounds"].append(
-            {"round": number, "labels": len(ids), "pseudo": pseudo, "note": answer.note}
-        )
+        entry = {"round": number, "labels": len(ids), "pseudo": pseudo, "note": answer.note}
+        self.state["rounds"].append({**entry, "steps": sum(row["steps"] for row in log)})
         write_json(args.out / "state.json", self.state)
         if number and not args.keep_weights:
             (self.folder(number - 1) / "weights.pt").unlink(missing_ok=True)

@@ -423,12 +423,33 @@ def test_self_training(run, data, trainings):
     ids = chosen + sorted(rest)
     np.testing.assert_array_equal(pool_images.permute(0, 2, 3, 1).numpy(), opened.load_images(ids))
     np.testing.assert_array_equal(pool_masks[:12], masks)
-    own = own_masks(model, pool_images[12:], 4, Precision(torch.device("cpu")))
+    own = own_masks([model], pool_images[12:], 4, Precision(torch.device("cpu")))
     np.testing.assert_array_equal(pool_masks[12:], own)
     saved = load_model(folder / "round_00" / "weights.pt")
     assert torch.equal(saved.head.weight, student.head.weight)
     log = read_csv(folder / "round_00" / "log.csv")
     assert [int(row["epoch"]) for row in log] == list(range(len(log))) and len(log) == 6
+
+
+def test_several_teachers_and_students(run, data, trainings):
+    """Teachers start from weights of their own; each student learns the masks of the one before."""
+    more = ["--teachers", 2, "--students", 2, "--steps", 10, "--own-masks", "soft"]
+    folder = run("random", "--rounds", 0, "--self-train", *more, "--labelled-share", 0.5)
+    assert [len(images) for _, _, images, _ in trainings] == [12, 12, 48, 48]
+    starts, models, _, masks = zip(*trainings, strict=True)
+    heads = [start["head.weight"] for start in starts]
+    assert torch.equal(heads[0], heads[2]) and torch.equal(heads[0], heads[3])
+    assert not torch.equal(heads[0], heads[1])
+    pool = trainings[2][2][12:]
+    for number, teachers in ((2, models[:2]), (3, models[2:3])):
+        own = own_masks(teachers, pool, 4, Precision(torch.device("cpu")), "soft")
+        np.testing.assert_array_equal(masks[number][12:], own)
+        np.testing.assert_array_equal(masks[number][:12], masks[0])
+    log = read_csv(folder / "round_00" / "log.csv")
+    assert sum(int(row["steps"]) for row in log) == 12  # 10, in four equal parts
+    assert state_of(folder)["rounds"][0]["steps"] == 12
+    saved = load_model(folder / "round_00" / "weights.pt")
+    assert torch.equal(saved.head.weight, models[3].head.weight)
 
 
 def test_self_training_with_all_labels_is_training(run):

@@ -88,3 +88,58 @@ def test_levels_share_the_draws_of_what_they_share():
     again = augment.draw((16, 1, 16, 16), "all", generator()).maps
     other = augment.draw((16, 1, 16, 16), "all", generator(1)).maps
     assert torch.equal(maps[3], again) and not torch.equal(again, other)
+
+
+def test_nothing_is_mixed_by_none():
+    images, masks = scene()
+    same = augment.mixed(images, masks.float(), "none", generator())
+    assert torch.equal(same[0], images) and torch.equal(same[1], masks.float())
+
+
+def test_cutmix_is_a_box_of_half_the_area():
+    """Each image keeps its own pixels, but for a box of another's; so does its mask."""
+    count, height, width = 200, 32, 48
+    images = torch.arange(count).float()[:, None, None, None].expand(-1, 2, height, width)
+    masks = images[:, 0] / count
+    new, new_masks = augment.mixed(images, masks, "cutmix", generator())
+    changed = 0
+    for number, (image, mask) in enumerate(zip(new, new_masks, strict=True)):
+        torch.testing.assert_close(image[0], image[1])
+        torch.testing.assert_close(mask, image[0] / count)
+        (rows, columns) = torch.where(image[0] != number)
+        if len(rows):
+            changed += 1
+            box = image[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert box.unique().numel() == 1  # of one other image, and the whole box
+            assert abs(box.numel() / (height * width) - 0.5) < 0.06
+    assert 70 < changed < 130
+
+
+def test_paste_adds_the_lesion_of_another_image():
+    images, masks = scene(40)
+    masks = masks.float()
+    masks[:, :3] = torch.nan
+    images = images + torch.arange(40)[:, None, None, None]  # tells them apart
+    new, new_masks = augment.mixed(images, masks, "paste", generator())
+    same = [torch.equal(new[i], images[i]) for i in range(40)]
+    assert 8 < sum(same) < 32
+    for number in range(40):
+        there = torch.where(new[number, 0] != images[number, 0])
+        if len(there[0]):
+            other = int(new[number, 0][there][0])  # the pixels are those of this image
+            lesion = masks[other] == 1
+            torch.testing.assert_close(new[number, 0][lesion], images[other, 0][lesion])
+            torch.testing.assert_close(new[number, 0][~lesion], images[number, 0][~lesion])
+            either = torch.where(lesion, 1.0, masks[number])
+            torch.testing.assert_close(new_masks[number], either, equal_nan=True)
+
+
+def test_mixing_is_seeded():
+    images, masks = scene()
+    for kind in ("cutmix", "paste"):
+        one, two, other = (
+            augment.mixed(images, masks.float(), kind, generator(seed)) for seed in (0, 0, 3)
+        )
+        assert torch.equal(one[1], two[1]) and not torch.equal(one[1], other[1])
+    alone = augment.mixed(images[:1], masks[:1].float(), "cutmix", generator())
+    assert torch.equal(alone[0], images[:1])

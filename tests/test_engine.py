@@ -64,7 +64,8 @@ def train(epochs, seed=0, images_masks=None, precision=CPU, recipe=SMALL):
     torch.manual_seed(3)
     model = UNet(width=4, dropout=0.5)
     images, masks = images_masks or discs()
-    how = {"recipe": recipe, "epochs": epochs, "stream": (seed, "t"), "precision": precision}
+    steps = epochs * -(-len(images) // recipe.batch)
+    how = {"recipe": recipe, "steps": steps, "stream": (seed, "t"), "precision": precision}
     return model, engine.train(model, images, masks, **how)
 
 
@@ -102,12 +103,68 @@ def test_every_setting_of_a_recipe_counts(change):
     assert losses[0] != losses[1]
 
 
+def test_steps_are_exact_and_an_epoch_may_be_short():
+    """As many steps of the same kind, whether a later epoch is whole or not."""
+    images, masks = discs(11)  # three steps an epoch, the last with three images
+    rows = {}
+    for steps in (3, 5, 6):
+        torch.manual_seed(3)
+        how = {"recipe": SMALL, "steps": steps, "stream": (0, "t"), "precision": CPU}
+        rows[steps] = engine.train(UNet(width=2), images, masks, **how)
+        assert sum(row["steps"] for row in rows[steps]) == steps
+    assert [row["steps"] for row in rows[5]] == [3, 2]
+    assert rows[3][0]["loss"] == rows[5][0]["loss"] == rows[6][0]["loss"]
+
+
+def test_an_epoch_has_each_image_once():
+    parts = engine.epoch_batches(11, 4, torch.Generator().manual_seed(0))
+    assert [len(part) for part in parts] == [4, 4, 3]
+    assert sorted(torch.cat(parts).tolist()) == list(range(11))
+
+
+@pytest.mark.parametrize("labelled, share", [(3, 0.5), (40, 0.5), (1, 0.25), (5, 0.01), (5, 0.99)])
+def test_labelled_images_have_their_share_of_each_batch(labelled, share):
+    count, size = labelled + 23, 8
+    parts = engine.mixed_batches(labelled, count, size, share, torch.Generator().manual_seed(0))
+    some = min(max(1, round(share * size)), size - 1)
+    *whole, last = [part.tolist() for part in parts]
+    assert all(len(part) == size and sum(i < labelled for i in part) == some for part in whole)
+    assert sum(i < labelled for i in last) == some and some < len(last) <= size
+    every = [i for part in parts for i in part.tolist()]
+    assert sorted(i for i in every if i >= labelled) == list(range(labelled, count))
+    drawn = np.bincount([i for i in every if i < labelled], minlength=labelled)
+    assert drawn.max() - drawn.min() <= 1  # in turn
+
+
+def test_unknown_pixels_do_not_count():
+    """The loss of a mask with NaN is that of the other pixels alone."""
+    generator = torch.Generator().manual_seed(0)
+    logits, masks = torch.randn(2, 4, 6, generator=generator), torch.rand(2, 4, 6).round()
+    known = torch.ones(2, 4, 6)
+    known[:, :, 4:] = 0
+    cut = segmentation_loss(logits[:, :, :4], masks[:, :, :4])
+    assert segmentation_loss(logits, masks, known).item() == pytest.approx(cut.item(), rel=1e-6)
+    whole = segmentation_loss(logits, masks, torch.ones(2, 4, 6))
+    assert whole.item() == pytest.approx(segmentation_loss(logits, masks).item(), rel=1e-6)
+    assert segmentation_loss(logits, masks, torch.zeros(2, 4, 6)).item() == 0
+
+
+def test_soft_masks_of_zeros_and_ones_train_as_hard_ones():
+    images, masks = discs()
+    soft = masks.float()
+    soft[:, :2] = torch.nan  # and these pixels, of the background, do not count
+    rows = [train(2, images_masks=(images, given))[1] for given in (masks, masks.float(), soft)]
+    losses = np.array([[row["loss"] for row in table] for table in rows])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert np.isfinite(losses).all() and (losses[2] != losses[1]).all()
+
+
 def test_deep_supervision_trains_the_heads():
     torch.manual_seed(3)
     model = UNet(width=4, heads=True)
     images, masks = discs()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    how = {"recipe": SMALL, "epochs": 1, "stream": (0, "t"), "precision": CPU}
+    how = {"recipe": SMALL, "steps": 3, "stream": (0, "t"), "precision": CPU}
     engine.train(model, images, masks, **how)
     after = model.state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before if "weight" in name)
@@ -143,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_and_says_where():
     with torch.no_grad():
         model.head.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="t/5, epoch 0: the loss is nan"):
-        how = {"recipe": Recipe(), "epochs": 1, "stream": (0, "t", 5), "precision": CPU}
+        how = {"recipe": Recipe(), "steps": 2, "stream": (0, "t", 5), "precision": CPU}
         engine.train(model, images, masks, **how)
 
 

@@ -9,7 +9,7 @@ from test_arms import hyperparameters, words_of
 import cluster
 import preprocess
 from segmentation import active_learning
-from segmentation.model.recipes import RECIPES, epochs_of
+from segmentation.model.recipes import RECIPES, steps_of
 from self_supervised import pretrain
 
 PAPER = hyperparameters("paper")
@@ -53,7 +53,8 @@ def test_the_recipe_is_the_default_of_the_loop():
 
 def test_full_supervision_trains_as_long_as_the_whole_loop():
     recipe = RECIPES["paper"]
-    later = int(PAPER["ROUNDS"]) * epochs_of(recipe, 300, is_first=False)
-    assert int(PAPER["FULL_EPOCHS"]) == epochs_of(recipe, 300, is_first=True) + later
+    later = int(PAPER["ROUNDS"]) * steps_of(recipe, 300, is_first=False)
+    steps = steps_of(recipe, 300, is_first=True) + later
+    assert int(PAPER["FULL_EPOCHS"]) * 300 / recipe.batch == steps
     labels = int(PAPER["INITIAL"]) + int(PAPER["ROUNDS"]) * int(PAPER["PER_ROUND"])
     assert labels == 615

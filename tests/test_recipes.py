@@ -5,7 +5,7 @@ import torch
 
 from segmentation.common.precision import Precision
 from segmentation.model import engine
-from segmentation.model.recipes import RECIPES, Recipe, epochs_of
+from segmentation.model.recipes import RECIPES, Recipe, steps_of
 from segmentation.model.unet import UNet
 
 
@@ -18,12 +18,19 @@ def test_the_papers_numbers():
 
 
 @pytest.mark.parametrize(
-    ("images", "is_first", "epochs"),
-    [(10, True, 50), (15, True, 25), (100, True, 5), (300, True, 4), (10, False, 3)],
-)
-def test_a_few_labels_get_more_epochs(images, is_first, epochs):
+    ("images", "is_first", "steps"),
+    [(10, True, 50), (15, True, 50), (17, True, 50), (100, True, 50), (300, True, 120),
+     (301, True, 124), (10, False, 3), (15, False, 6)],
+)  # fmt: skip
+def test_a_few_labels_get_more_epochs(images, is_first, steps):
     recipe = Recipe(batch=10, epochs=4, epochs_round=3, min_steps=50)
-    assert epochs_of(recipe, images, is_first) == epochs
+    assert steps_of(recipe, images, is_first) == steps
+
+
+@pytest.mark.parametrize(("models", "steps"), [(1, 100), (2, 50), (3, 34)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_models_of_a_round_share_its_steps(models, steps, is_first):
+    assert {steps_of(Recipe(steps=100), n, is_first, models) for n in (10, 1600)} == {steps}
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_nothing():
@@ -74,7 +81,7 @@ def test_a_frozen_norm_keeps_its_statistics(frozen):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
     masks = torch.zeros(4, 32, 32, dtype=torch.uint8)
-    how = {"epochs": 1, "stream": (0, "t"), "precision": Precision(torch.device("cpu"))}
+    how = {"steps": 1, "stream": (0, "t"), "precision": Precision(torch.device("cpu"))}
     engine.train(model, images, masks, recipe=Recipe(frozen_norm=frozen), **how)
     after = model.state_dict()
     moved = [n for n in after if "running_mean" in n and not torch.equal(after[n], before[n])]

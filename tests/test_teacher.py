@@ -102,7 +102,7 @@ def test_training_with_a_teacher_uses_the_unlabelled_images():
     def train(images):
         model = network()
         own = images and teacher.Teacher(model, images, generator())
-        how = {"recipe": Recipe(lr=0.01), "epochs": 6, "stream": (0, "t"), "precision": CPU}
+        how = {"recipe": Recipe(lr=0.01), "steps": 6, "stream": (0, "t"), "precision": CPU}
         engine.train(model, labelled, masks, teacher=own, **how)
         return SimpleNamespace(model=model, teacher=own)
 

@@ -128,6 +128,12 @@ ADDED = {
     "folds": 0,
     "frozen": False,
     "frozen_norm": False,
+    "labelled_share": 0.0,
+    "mix": "none",
+    "own_masks": "hard",
+    "steps": 0,
+    "students": 1,
+    "teachers": 1,
 }
 
 

@@ -10,7 +10,7 @@ from segmentation.common.runfiles import UserError, derived_seed
 from segmentation.common.stages import torch_rng
 from segmentation.data.images import to_input
 from segmentation.model import metrics
-from segmentation.model.augment import draw
+from segmentation.model.augment import draw, mixed
 from segmentation.model.inference import batches, enlarged, lesion_probabilities, segment
 from segmentation.model.losses import deep_supervision_loss
 
@@ -41,17 +41,50 @@ def make_optimizer(model, recipe, steps):
     return optimizer, schedule.step
 
 
-def supervised_loss(model, forward, images, masks, views, precision):
-    """The loss on labelled uint8 images and masks, augmented by `views` (None: not augmented)."""
-    inputs = to_input(images)
+def supervised_loss(model, forward, images, masks, views, precision, mix="none", generator=None):
+    """The loss on labelled uint8 images and their masks, as in `train`.
+
+    They are augmented by `views` (None: not augmented), then mixed.
+    """
+    inputs, soft, known = to_input(images), masks.is_floating_point(), None
+    masks = views.mask(masks) if views is not None else masks.float()
     if views is not None:
-        inputs, masks = views.image(inputs), views.mask(masks)
+        inputs = views.image(inputs)
+    inputs, masks = mixed(inputs, masks, mix, generator)
+    if soft:
+        known, masks = masks.isfinite().float(), masks.nan_to_num()
     with precision.autocast():
         if model.heads:
             logits = [head[:, 0].float() for head in model.forward_heads(inputs)]
         else:
             logits = [forward(inputs)[:, 0].float()]
-    return deep_supervision_loss(logits, masks)
+    return deep_supervision_loss(logits, masks, known)
+
+
+def epoch_batches(count, batch, generator):
+    """The places of range(count) in a random order, in parts of `batch`: tensors, the last short.
+
+    `generator` is a CPU generator, as is that of `mixed_batches`.
+    """
+    order = torch.randperm(count, generator=generator)
+    return [order[part] for part in batches(count, batch)]
+
+
+def mixed_batches(labelled, count, batch, share, generator):
+    """An epoch in which the first `labelled` of range(count) are drawn more often: tensors.
+
+    A part of `share` of each batch, at least one image, is drawn from these, over and over in
+    random orders; the others fill it up, each once, the last batch with the few that are left.
+    """
+    some = min(max(1, round(share * batch)), batch - 1)
+    others = labelled + torch.randperm(count - labelled, generator=generator)
+    parts = batches(len(others), batch - some)
+    rounds = -(-some * len(parts) // labelled)
+    again = torch.cat([torch.randperm(labelled, generator=generator) for _ in range(rounds)])
+    return [
+        torch.cat([again[number * some : (number + 1) * some], others[part]])
+        for number, part in enumerate(parts)
+    ]
 
 
 def train(
@@ -60,19 +93,22 @@ def train(
     masks,
     *,
     recipe,
-    epochs,
+    steps,
     stream,
     precision,
     progress=lambda row: None,
     teacher=None,
+    labelled=0,
 ):
     """Train `model` in place on images and masks held in memory.
 
-    `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}. `recipe` is a recipes.Recipe;
-    `epochs` replaces its numbers of epochs. Each epoch draws its own order, augmentation and
-    dropout from `stream` (a seed and names). `teacher` is a teacher.Teacher that adds its loss.
-    `progress` is called with the row of each epoch. Returns the list of rows (epoch, loss,
-    seconds). UserError if the loss is not finite.
+    `images` uint8 N x C x H x W; `masks` uint8 N x H x W in {0,1}, or float N x H x W in [0,1] and
+    NaN for pixels that do not count. `recipe` is a recipes.Recipe; `steps` replaces its numbers of
+    epochs. Each epoch draws its own order, augmentation and dropout from `stream` (a seed and
+    names). `teacher` is a teacher.Teacher that adds its loss. With the recipe's `labelled_share`,
+    the first `labelled` images are drawn more often. `progress` is called with the row of each
+    epoch. Returns the list of rows (epoch, steps, loss, seconds). UserError if the loss is not
+    finite.
     """
     device = precision.device
     model.to(device).train()
@@ -82,33 +118,39 @@ def train(
                 module.eval()
     forward, scaler = precision.compiled(model), precision.scaler()
     images, masks = images.to(device), masks.to(device)
-    parts = batches(len(images), recipe.batch)
-    optimizer, after_step = make_optimizer(model, recipe, epochs * len(parts))
-    rows = []
-    for epoch in range(epochs):
-        started = time.perf_counter()
-        order = torch.randperm(len(images), generator=torch_rng(*stream, epoch, "order"))
-        order = order.to(device)
+    optimizer, after_step = make_optimizer(model, recipe, steps)
+    rows, done = [], 0
+    while done < steps:
+        epoch, started = len(rows), time.perf_counter()
+        order_rng = torch_rng(*stream, epoch, "order")
+        if labelled and recipe.labelled_share:
+            share = recipe.labelled_share
+            parts = mixed_batches(labelled, len(images), recipe.batch, share, order_rng)
+        else:
+            parts = epoch_batches(len(images), recipe.batch, order_rng)
+        parts = parts[: steps - done]
         views_rng = torch_rng(*stream, epoch, "views")
         torch.manual_seed(derived_seed(*stream, epoch, "dropout"))
         total = torch.zeros((), device=device)
-        for number, part in enumerate(parts):
-            chosen = order[part]
+        for part in parts:
+            chosen = part.to(device)
             views = None
             if recipe.augment != "none":
                 views = draw(images[chosen].shape, recipe.augment, views_rng).to(device)
-            loss = supervised_loss(model, forward, images[chosen], masks[chosen], views, precision)
+            batch = images[chosen], masks[chosen]
+            loss = supervised_loss(model, forward, *batch, views, precision, recipe.mix, views_rng)
             total += loss.detach() * len(chosen)
             if teacher is not None:
-                done = (epoch * len(parts) + number) / (epochs * len(parts))
-                loss = loss + teacher.loss(forward, len(chosen), done, views_rng, precision)
+                loss = loss + teacher.loss(forward, len(chosen), done / steps, views_rng, precision)
             step(optimizer, scaler, loss)
             after_step()
+            done += 1
             if teacher is not None:
                 teacher.follow(model)
-        mean = total.item() / len(order)
+        mean = total.item() / sum(map(len, parts))
         check_finite(mean, f"{'/'.join(map(str, stream[1:]))}, epoch {epoch}")
-        rows.append({"epoch": epoch, "loss": mean, "seconds": time.perf_counter() - started})
+        seconds = time.perf_counter() - started
+        rows.append({"epoch": epoch, "steps": len(parts), "loss": mean, "seconds": seconds})
         progress(rows[-1])
     return rows
 

@@ -77,7 +77,7 @@ class FrozenHead(nn.Module):
 
 
 def fit(model, images, masks, batch, precision, rng):
-    """Fit the head of a FrozenHead in place; returns the log's one row (epoch, loss, seconds).
+    """Fit the head of a FrozenHead in place; returns the log's one row (epoch, steps, loss, seconds).
 
     `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}, both on the CPU or the device. A
     cell's label is the share of lesion in it: it counts as lesion with that weight and as skin with
@@ -114,7 +114,7 @@ def fit(model, images, masks, batch, precision, rng):
     p = 1 / (1 + np.exp(-decide(regression, rows).astype(np.float64)))
     p = p.clip(1e-12, 1 - 1e-12)
     loss = float(-(shares * np.log(p) + (1 - shares) * np.log(1 - p)).mean())
-    return [{"epoch": 0, "loss": loss, "seconds": time.perf_counter() - started}]
+    return [{"epoch": 0, "steps": 0, "loss": loss, "seconds": time.perf_counter() - started}]
 
 
 def regress(rows, shares, strength):

@@ -1,22 +1,25 @@
-"""How one segmentation model is trained: the recipes `paper` and `strong`.
+"""How the segmentation models of a round are trained: the recipes `paper`, `strong`, `finetune`.
 
 `paper` is the schedule of SAAL's code: Adam at a constant learning rate of 1e-4, 10 epochs in round
 0 and 2 in each later round, from the last weights, no augmentation. `strong` trains from the first
 weights in every round: AdamW with a one-cycle learning rate, all augmentation, and enough epochs
-for at least `min_steps` optimizer steps (20 epochs of ten images are only 20 steps). The values of
-`strong` were chosen on held-out images of the pool (results/NOTES.md), never on the test images.
+for at least `min_steps` optimizer steps (20 epochs of ten images are only 20 steps). `finetune` is
+for an encoder that knows images already, with a decoder that knows nothing: the decoder learns
+fast, the encoder slowly, and its batch normalisation keeps the statistics that it has. How the
+values were chosen, and with how many labels, is in results/NOTES.md.
 """
 
 from dataclasses import dataclass
 
-from segmentation.model.augment import LEVELS
+from segmentation.model.augment import LEVELS, MIXES
 
 OPTIMIZERS = ("adam", "adamw")
+OWN_MASKS = ("hard", "soft", "confident")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of engine.train."""
+    """The settings of the training of a round."""
 
     optimizer: str = "adam"
     lr: float = 1e-4  # constant, or the peak of the cycle
@@ -26,10 +29,17 @@ class Recipe:
     epochs: int = 10  # when training from the first weights
     epochs_round: int = 2  # when training from the last weights
     min_steps: int = 1  # at least this many when training from the first weights
+    steps: int = 0  # optimizer steps of a round, shared among its models; 0: by epochs, each model
     from_scratch: bool = False  # start every round from the first weights
     augment: str = LEVELS[0]
+    mix: str = MIXES[0]  # half of the images get a part of another one
     encoder_rate: float = 1.0  # learning rate of the encoder, as a factor of lr
     frozen_norm: bool = False  # the encoder's batch normalisation keeps its running statistics
+    # of --self-train, see selftraining.py:
+    teachers: int = 1  # models trained on the labels, which make masks together
+    students: int = 1  # models trained one after the other, each on masks of the one before
+    own_masks: str = OWN_MASKS[0]
+    labelled_share: float = 0.0  # of each batch of a student; 0: as labels are among the images
 
 
 RECIPES = {
@@ -44,16 +54,30 @@ RECIPES = {
         from_scratch=True,
         augment="all",
     ),
+    "finetune": Recipe(
+        optimizer="adamw",
+        lr=5e-3,
+        one_cycle=True,
+        weight_decay=1e-2,
+        steps=400,
+        from_scratch=True,
+        augment="all",
+        encoder_rate=0.2,
+        frozen_norm=True,
+    ),
 }
 
 
-def epochs_of(recipe, images, is_first):
-    """Number of epochs to train on `images` images.
+def steps_of(recipe, images, is_first, models=1):
+    """Number of optimizer steps to train on `images` images.
 
-    If `is_first`, from the first weights: `epochs`, or more if fewer than `min_steps` optimizer
-    steps would result. Otherwise, from the last weights: `epochs_round`.
+    With `steps`, that number divided by the `models` of the round, rounded up. Otherwise whole
+    epochs. If `is_first`, from the first weights: `epochs`, or more if fewer than `min_steps`
+    optimizer steps would result. Otherwise, from the last weights: `epochs_round`.
     """
-    if not is_first:
-        return recipe.epochs_round
+    if recipe.steps:
+        return -(-recipe.steps // models)
     steps = -(-images // recipe.batch)
-    return max(recipe.epochs, -(-recipe.min_steps // steps))
+    if not is_first:
+        return recipe.epochs_round * steps
+    return max(recipe.epochs, -(-recipe.min_steps // steps)) * steps

@@ -83,8 +83,8 @@ def test_table(runs, monkeypatch, capsys, figures):
     assert float(random["dice_sd"]) == pytest.approx(0.02)  # of 0.70, 0.72, 0.74, n - 1
     assert full["dice_sd"] == ""
     text = (out / "table.md").read_text()
-    assert "| random | 20 | 3 | 72.0 ± 2.0 | 50.0 ± 0.0 |" in text
-    assert "| full | 100 | 1 | 90.0 ± – |" in text
+    assert "| random | 20 | – | 3 | 72.0 ± 2.0 | 50.0 ± 0.0 |" in text
+    assert "| full | 100 | – | 1 | 90.0 ± – |" in text
     assert "12.2 ± 0.0 |" in text, "HD95 is in pixels, not percent"
     assert "different seeds, so their means do not compare one to one: 0 (full); 0, 1, 2" in text
     assert "Synthetic" not in text
@@ -98,6 +98,22 @@ def test_table(runs, monkeypatch, capsys, figures):
     assert str(out / "learning_curves.png") in printed
 
 
+def test_steps_are_shown_where_runs_agree_on_them(runs, monkeypatch):
+    for arm in ("random", "saal"):
+        for folder in (runs / arm).iterdir():
+            state = json.loads((folder / "state.json").read_text())
+            for entry, steps in zip(state["rounds"], (40, 400), strict=True):
+                entry["steps"] = steps + (arm == "saal" and folder.name == "seed2")
+            write_json(folder / "state.json", state)
+    run_main(monkeypatch, "--runs", runs)
+    out = runs.parent / "tables"
+    rows = {row["arm"]: row["steps"] for row in read(out / "table.csv")}
+    assert rows == {"random": "400", "saal": "", "full": ""}
+    assert "| random | 20 | 400 | 3 |" in (out / "table.md").read_text()
+    assert "| random | 40 to 400 | 60.0 ± 0.0 |" in (out / "rounds.md").read_text()
+    assert "| saal | – | 60.0 ± 0.0 |" in (out / "rounds.md").read_text()
+
+
 def test_rounds(runs, monkeypatch):
     run_main(monkeypatch, "--runs", runs, "--arms", "saal", "full")
     out = runs.parent / "tables"
@@ -107,7 +123,7 @@ def test_rounds(runs, monkeypatch):
         ("saal", "20"),
         ("full", "100"),
     ]
-    assert "| saal | 60.0 ± 0.0 | 74.0 ± 2.6 |  |\n" in (out / "rounds.md").read_text()
+    assert "| saal | – | 60.0 ± 0.0 | 74.0 ± 2.6 |  |\n" in (out / "rounds.md").read_text()
 
 
 def test_paired_difference(runs, monkeypatch):
@@ -141,7 +157,7 @@ def test_unfinished_runs_are_named(runs, monkeypatch):
     run_main(monkeypatch, "--runs", runs)
     text = (runs.parent / "tables" / "table.md").read_text()
     assert "Left out, unfinished (rounds done): new/seed0 (0), saal/seed3 (1)." in text
-    assert "| saal | 20 | 3 | 74.0" in text
+    assert "| saal | 20 | – | 3 | 74.0" in text
 
 
 def test_synthetic_data_is_labelled(tmp_path, monkeypatch):
@@ -186,7 +202,7 @@ def test_bad_input(runs, tmp_path):
 def test_both_ways_to_call_it(runs, tmp_path, how):
     command = [sys.executable, *how, "--runs", str(runs), "--out", str(tmp_path / "o")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "| saal | 20 | 3 |" in result.stdout
+    assert "| saal | 20 | – | 3 |" in result.stdout
 
 
 def test_bad_input_is_one_line_and_exit_code_2(monkeypatch, capsys):

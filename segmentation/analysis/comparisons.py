@@ -22,6 +22,7 @@ def final_rows(groups, baseline=None):
     rows = []
     for arm, group in groups.items():
         row = {"arm": arm, "seeds": len(group), "labels": group[0].labels[-1]}
+        row["steps"] = steps_at(group, -1)
         row["seed_list"] = " ".join(str(run.seed) for run in group)
         for name in metrics.NAMES:
             row[f"{name}_mean"], row[f"{name}_sd"] = mean_sd([run.means[-1][name] for run in group])
@@ -50,11 +51,18 @@ def round_rows(groups):
                     "round": number,
                     "labels": labels,
                     "seeds": len(group),
+                    "steps": steps_at(group, number),
                     "dice_mean": middle,
                     "dice_sd": sd,
                 }
             )
     return rows
+
+
+def steps_at(group, number):
+    """The optimizer steps of a round, the same in all runs of an arm; None if they differ."""
+    steps = {run.steps[number] for run in group}
+    return steps.pop() if len(steps) == 1 else None
 
 
 def columns(name, interval):

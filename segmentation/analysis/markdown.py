@@ -16,7 +16,8 @@ DEFINITIONS = (
     "Jaccard = TP/(TP+FP+FN), Thr. Jaccard = Jaccard, but 0 where below 0.65 (ISIC 2018), "
     "Sensitivity = TP/(TP+FN), Specificity = TN/(TN+FP), Pixel acc. = (TP+TN)/all, "
     "HD95 = 95th percentile of the distances between the two outlines in pixels. "
-    "± is the sample standard deviation over seeds (–: one seed)."
+    "± is the sample standard deviation over seeds (–: one seed). Steps are the optimizer steps of "
+    "that round's training, all its models together (–: not recorded, or not the same)."
 )
 COMPARED = (
     "Differences are in Dice points and paired: same seed, same test image. Their interval and p "
@@ -81,12 +82,12 @@ def difference_text(row):
 
 def final_markdown(rows, baseline=None):
     """The main table as Markdown."""
-    header = ["arm", "labels", "seeds", *TITLES.values()]
+    header = ["arm", "labels", "steps", "seeds", *TITLES.values()]
     if baseline:
         header.append(f"Dice points over {baseline} [95 %]")
     lines = []
     for row in rows:
-        line = [row["arm"], row["labels"], row["seeds"]]
+        line = [row["arm"], row["labels"], steps_text([row["steps"]]), row["seeds"]]
         for name in metrics.NAMES:
             scale = 1 if name == "hd95" else 100
             line.append(plus_minus(row[f"{name}_mean"], row[f"{name}_sd"], scale))
@@ -102,11 +103,19 @@ def rounds_markdown(rows):
         (row["arm"], row["labels"]): plus_minus(row["dice_mean"], row["dice_sd"]) for row in rows
     }
     columns = sorted({row["labels"] for row in rows})
-    lines = [
-        [arm, *(cells.get((arm, labels), "") for labels in columns)]
-        for arm in dict.fromkeys(row["arm"] for row in rows)
-    ]
-    return markdown(["Dice % at labels", *columns], lines)
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        steps = steps_text([row["steps"] for row in rows if row["arm"] == arm])
+        lines.append([arm, steps, *(cells.get((arm, labels), "") for labels in columns)])
+    return markdown(["Dice % at labels", "steps", *columns], lines)
+
+
+def steps_text(steps):
+    """The steps of the rounds: `400`, or `400 to 3200`; – where one is None."""
+    if None in steps:
+        return "–"
+    least, most = min(steps), max(steps)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def significance_markdown(rows, baseline):

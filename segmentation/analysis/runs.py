@@ -21,6 +21,7 @@ class Run:
     labels: list  # ints
     means: list  # dicts of floats, over the test images
     dice: np.ndarray  # test images (in the order of their ids) x rounds
+    steps: list  # optimizer steps of each round's training; None where older runs do not say
     combined: bool = False  # of several draws, see `combine_draws`
 
     def dice_at(self, budgets):
@@ -117,7 +118,8 @@ def read_run(run_folder, state, test_ids):
         dice.append([rows[name]["dice"] for name in sorted(rows)])
     labels = [entry["labels"] for entry in state["rounds"]]
     arm, seed, synthetic = run_folder.parent.name, state["seed"], state["synthetic"]
-    return Run(arm, seed, synthetic, labels, means, np.array(dice).T)
+    steps = [entry.get("steps") for entry in state["rounds"]]
+    return Run(arm, seed, synthetic, labels, means, np.array(dice).T, steps)
 
 
 def read_metrics(path):

@@ -104,7 +104,8 @@ def mixed(inputs, masks, kind, generator):
     if kind == "none":
         return inputs, masks
     count, (height, width) = len(inputs), inputs.shape[2:]
-    other = (torch.arange(count) + torch.randint(1, max(count, 2), (1,), generator=generator)) % count
+    turn = torch.randint(1, max(count, 2), (1,), generator=generator)
+    other = (torch.arange(count) + turn) % count
     changed = torch.rand(count, generator=generator) < 0.5
     stretch = 2 ** (torch.rand(count, generator=generator) - 0.5)  # sides of sqrt(1/2) to 1
     sides = torch.stack([stretch, 1 / stretch], dim=1) * 0.5**0.5

@@ -77,7 +77,7 @@ class FrozenHead(nn.Module):
 
 
 def fit(model, images, masks, batch, precision, rng):
-    """Fit the head of a FrozenHead in place; returns the log's one row (epoch, steps, loss, seconds).
+    """Fit the head of a FrozenHead in place; returns the one row of the log, as engine.train.
 
     `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}, both on the CPU or the device. A
     cell's label is the share of lesion in it: it counts as lesion with that weight and as skin with

@@ -3,7 +3,7 @@
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 SMOOTH = 1.0  # pixels; gives an empty prediction of an empty mask a Dice of 1
-HEAD_WEIGHTS = (1, 1 / 2, 1 / 6)  # final head, heads at 1/4 and 1/2 of the resolution
+HEAD_WEIGHTS = (1, 1 / 2, 1 / 6)  # final head, heads at 1/4 and 1/2 of its resolution
 
 
 def soft_dice(a, b):
@@ -44,8 +44,8 @@ def deep_supervision_loss(logits, masks, known=None):
     """The weighted sum of the segmentation losses of the heads of `UNet.forward_heads`: a scalar.
 
     `logits` is a list of B x H x W for each head, the final one first. If there is only that one,
-    the result is `segmentation_loss`, which also says what `known` is. HEAD_WEIGHTS have the ratios 0.6 : 0.3 : 0.1 of DSAL's
-    released code (arXiv 2101.09057), in its order of the heads.
+    the result is `segmentation_loss`, which also says what `known` is. HEAD_WEIGHTS have the ratios
+    0.6 : 0.3 : 0.1 of DSAL's released code (arXiv 2101.09057), in its order of the heads.
     """
     losses = (segmentation_loss(head, masks, known) for head in logits)
     return sum(weight * loss for weight, loss in zip(HEAD_WEIGHTS, losses, strict=False))

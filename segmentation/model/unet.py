@@ -53,14 +53,15 @@ class PaperEncoder(nn.ModuleList):
 class UNet(nn.Module):
     """U-Net with dropout at the bottleneck, the coarsest feature map of the encoder.
 
-    `encoder` is "paper" or the name of a backbone of timm. `width` is the number of channels of the
-    decoder at full resolution; the paper's encoder has as many there, and 8 x width at its
-    bottleneck, at 1/16 of the resolution. `dropout` is the probability that a bottleneck activation
-    is dropped, in training mode or when `decode` is called with drop=True. `heads` adds 1x1 output
-    layers to the decoder blocks at 1/4 and 1/2 of the resolution, as in DSAL (arXiv 2101.09057);
-    only `forward_heads` uses them. They are made last, so that a seed gives the other weights the
-    same values with and without them. `scale` multiplies the input images; other values than 1
-    repeat a defect of the released code on purpose.
+    `encoder` is "paper" or the name of a backbone of timm. With the paper's, `width` is the number
+    of channels at full resolution; at the bottleneck, at 1/16 of it, there are 8 x width. With one
+    of timm the decoder ends at half the resolution, with 2 x width channels, and its logits are
+    enlarged, as the encoder has no map that is finer. `dropout` is the probability that a
+    bottleneck activation is dropped, in training mode or when `decode` is called with drop=True.
+    `heads` adds 1x1 output layers to the two decoder blocks before the last, as in DSAL (arXiv
+    2101.09057); only `forward_heads` uses them. They are made last, so that a seed gives the other
+    weights the same values with and without them. `scale` multiplies the input images; other values
+    than 1 repeat a defect of the released code on purpose.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class UNet(nn.Module):
             outputs = [width * factor for factor in (4, 2, 1, 1)]
         else:
             self.encoder = TimmEncoder(encoder)
-            *skips, below = self.encoder.level_channels
-            outputs = [width * 2**level for level in reversed(range(len(skips)))]
+            _, *skips, below = self.encoder.level_channels
+            outputs = [width * 2 ** (level + 1) for level in reversed(range(len(skips)))]
         self.bottleneck_channels = below
         blocks = []
         for skip, output in zip(reversed(skips), outputs, strict=True):
             blocks.append(DoubleConv(skip + below, output, skip if encoder == PAPER else None))
             below = output
         self.decoder = nn.ModuleList(blocks)
-        self.head = nn.Conv2d(width, out_channels, 1)
+        self.head = nn.Conv2d(outputs[-1], out_channels, 1)
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.side = nn.ModuleList(nn.Conv2d(a, out_channels, 1) for a in outputs[-3:-1] if heads)
         self.to(memory_format=torch.channels_last)  # the faster memory layout for convolutions
@@ -119,27 +120,36 @@ class UNet(nn.Module):
         drop = self.training if drop is None else drop
         x = nn.functional.dropout(bottleneck, self.dropout, training=drop)
         levels = []
-        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+        for block, skip in zip(self.decoder, reversed(skips), strict=False):
             x = block(torch.cat([skip, self.enlarge(x, skip)], dim=1))
             levels.append(x)
         return levels
 
+    def output(self, x, like):
+        """The logits from the last decoder block, in the height and width of `like`."""
+        logits = self.head(x)
+        if logits.shape[2:] == like.shape[2:]:
+            return logits
+        large = nn.functional.interpolate(logits, scale_factor=2, mode="bilinear")
+        return large[..., : like.shape[2], : like.shape[3]]
+
     def decode(self, bottleneck, skips, drop=None):
         """Bottleneck and skips -> logits B x out_channels x H x W; `drop`: see `decoder_levels`."""
-        return self.head(self.decoder_levels(bottleneck, skips, drop)[-1])
+        return self.output(self.decoder_levels(bottleneck, skips, drop)[-1], skips[0])
 
     def skip_terms(self, skips):
         """For each decoder block, its first convolution applied to its skip alone.
 
-        B x channels x height x width each. The convolution of the concatenation [skip, upsampled]
-        is the sum of a convolution of `skip` and one of `upsampled`. Dropout at the bottleneck
-        does not change the first, so Monte Carlo passes share it.
+        B x channels x height x width each; last comes the finest skip, if no block has it. The
+        convolution of the concatenation [skip, upsampled] is the sum of a convolution of `skip` and
+        one of `upsampled`. Dropout at the bottleneck does not change the first, so Monte Carlo
+        passes share it.
         """
         terms = []
-        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+        for block, skip in zip(self.decoder, reversed(skips), strict=False):
             weight = block[0].weight[:, : skip.shape[1]]
             terms.append(nn.functional.conv2d(skip, weight, padding=1) if skip.shape[1] else skip)
-        return terms
+        return terms + skips[: len(skips) - len(terms)]
 
     def decode_terms(self, bottleneck, terms):
         """`decode` for several dropout passes at once, with the `terms` of `skip_terms`.
@@ -148,14 +158,14 @@ class UNet(nn.Module):
         applied. Returns logits (passes B) x out_channels x H x W in the same order.
         """
         x = bottleneck
-        for block, term in zip(self.decoder, terms, strict=True):
+        for block, term in zip(self.decoder, terms, strict=False):
             x = self.enlarge(x, term)
             x = nn.functional.conv2d(x, block[0].weight[:, -x.shape[1] :], padding=1)
             if term.shape[1]:
                 x = (x.unflatten(0, (-1, len(term))) + term).flatten(0, 1)
             for layer in list(block)[1:]:
                 x = layer(x)
-        return self.head(x)
+        return self.output(x, terms[-1])
 
     def forward(self, images):
         """float B x C x H x W in [0,1] -> logits B x out_channels x H x W."""
@@ -164,14 +174,16 @@ class UNet(nn.Module):
     def forward_heads(self, images):
         """float B x C x H x W in [0,1] -> logits B x out_channels x H x W of every head.
 
-        A list: the output of `forward` and, with `heads`, the outputs of the heads at 1/4 and at
-        1/2 of the resolution, upsampled bilinearly to H x W.
+        A list: the output of `forward` and, with `heads`, the outputs of the heads of the blocks
+        before the last, the coarser one first, upsampled bilinearly to H x W.
         """
-        *_, quarter, half, full = self.decoder_levels(*self.encode(images))
-        logits = [self.head(full)]
+        bottleneck, skips = self.encode(images)
+        *_, coarser, coarse, last = self.decoder_levels(bottleneck, skips)
+        logits = [self.output(last, skips[0])]
         height, width = images.shape[2:]
-        for head, level, factor in zip(self.side, (quarter, half), (4, 2), strict=False):
-            size = [factor * side for side in level.shape[2:]]
+        factor = 2 ** (len(skips) - len(self.decoder))  # from the last block to the image
+        for head, level, finer in zip(self.side, (coarser, coarse), (4, 2), strict=False):
+            size = [factor * finer * side for side in level.shape[2:]]
             large = nn.functional.interpolate(
                 head(level), size, mode="bilinear", align_corners=True
             )

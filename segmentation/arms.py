@@ -25,22 +25,32 @@ from segmentation.common.runfiles import Parser, UserError, run_script
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 # Settings of the training of a network.
-TRAINS = ("recipe", "augment", "heads", "mean_teacher", "self_train", "released_scale")
+TRAINS = ("recipe", "augment", "mix", "heads", "mean_teacher", "self_train", "released_scale")
+TEACHES = ("teachers", "students", "own_masks", "labelled_share")  # of self-training
 
 
-def check(arm):
-    """UserError unless the strategies of an arm exist and all its modifiers change something."""
+def strategies_of(arm):
+    """The strategies of an arm, for each kind of round one. UserError if there is none."""
     if arm.is_full:
         if arm.query != FULL:
             raise UserError(f"{arm.name}: full has all labels and asks for none; write full")
-        strategies = []
-    elif arm.cold_start not in COLD_STARTS or arm.query not in QUERIES:
+        return []
+    if arm.cold_start not in COLD_STARTS or arm.query not in QUERIES:
         raise UserError(
             f"{arm.name} is no arm; cold starts are {', '.join(COLD_STARTS)} and {FULL}, "
             f"and queries also {', '.join(name for name in QUERIES if name not in COLD_STARTS)}"
         )
-    else:
-        strategies = [COLD_STARTS[arm.cold_start], QUERIES[arm.query]]
+    return [COLD_STARTS[arm.cold_start], QUERIES[arm.query]]
+
+
+def looks(arm):
+    """Whether an arm's strategies read what cluster.py writes."""
+    return any(strategy.reads for strategy in strategies_of(arm))
+
+
+def check(arm):
+    """UserError unless the strategies of an arm exist and all its modifiers change something."""
+    strategies = strategies_of(arm)
     for part in arm.modifiers:
         why = without_effect(part, arm, strategies)
         if why:
@@ -56,6 +66,8 @@ def without_effect(part, arm, strategies):
     rule = arm.name.split("+")[0]
     if part.setting in TRAINS and "frozen" in arm.settings:
         return "+frozen trains no network"
+    if part.setting in TEACHES and "self_train" not in arm.settings:
+        return "only a student learns from a model, with +selftrain"
     if part.setting in SEES_FEATURES:
         looks_at = ("cluster",) if part.setting == "k" else ("features", "cluster")
         if not any(name in strategy.reads for strategy in strategies for name in looks_at):
@@ -96,7 +108,7 @@ def main():
     if args.list:
         print(listing())
         return
-    values = Values(os.environ)
+    values = Values(os.environ, looks)
     for arm in values.arms():
         check(arm)
     steps = [step for stage in args.calls for step in STAGES.get(stage, (stage,))]

@@ -15,6 +15,7 @@ from segmentation import arms
 from segmentation.analysis.grammar import DRAW, MODIFIERS, NUMBER, legend, parse, without_draw
 from segmentation.analysis.plan import Values, calls
 from segmentation.common.runfiles import UserError
+from segmentation.model.encoders import PACKAGED
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,7 @@ def test_every_modifier_alone_is_read_and_keeps_its_name():
         assert arm.name == name and list(arm.settings) == [modifier.setting]
         assert parse(arm.name) == arm
         assert written(modifier) in arm.clustering or arm.clustering == "cluster"
+        assert arm.pretraining == "pretrain" + f"-{modifier.name}" * (modifier.setting == "network")
     assert len({modifier.name for modifier in MODIFIERS}) == len(MODIFIERS)
 
 
@@ -84,7 +86,7 @@ def test_two_modifiers_contradict_each_other_if_they_set_the_same():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("random+luck", r"random\+luck: \+luck is not known; there are \+scratch, .*\+released5"),
+        ("random+luck", r"random\+luck: \+luck is not known; there are \+unet, .*\+released5"),
         ("random+k0", r"\+k0 is not known"),
         ("random+draw", r"\+draw is not known"),
         ("saal+", r"\+ is not known"),
@@ -109,6 +111,10 @@ def test_two_modifiers_contradict_each_other_if_they_set_the_same():
         ("full+draw1", "full draws nothing"),
         ("random+flips+frozen", r"\+flips would change nothing, as \+frozen trains no network"),
         ("random-bald+frozen", r"\+frozen has no dropout, which bald needs; remove it"),
+        ("random+teachers3", r"\+teachers3 would change nothing, as only a student learns from"),
+        ("random+soft", r"\+soft would change nothing, as only a student learns from a model"),
+        ("random+selftrain+soft+confident", r"\+soft contradicts \+confident|\+confident contra"),
+        ("random+cutmix+frozen", r"\+cutmix would change nothing, as \+frozen trains no network"),
         ("random-dsal", "random-dsal: dsal compares the heads of a model; add .heads"),
     ],
 )  # fmt: skip
@@ -122,7 +128,7 @@ def test_what_is_refused(name, message):
     "name",
     ["random-saal+k20", "saal-entropy+pool1", "random-uherding+l2", "saal+released1+pool1",
      "saal+imagenet+pool1", "random-dsal+heads", "saal-ceal+draw2", "saal+heads", "full+heads",
-     "pt4al+scratch"],
+     "pt4al+scratch", "random+cutmix", "random+selftrain+teachers2+soft+half", "random+untrained"],
 )  # fmt: skip
 def test_what_is_not(name):
     arms.check(parse(name))
@@ -198,6 +204,43 @@ def test_the_encoder_is_that_of_pretraining_and_training():
     assert "--encoder resnet18 --out" in next(iter(calls("train", random)))
 
 
+def test_an_arm_with_a_network_of_its_own_has_its_own_pretraining():
+    """Only those pretrainings and clusterings are made that an arm starts from or looks at."""
+    arms_named = "random+untrained random+untrained+encoder saal+unet saal+unet+imagenet random"
+    values = hyperparameters("study", ARMS=arms_named, SEEDS="3", CHOICES="", INIT="none")
+    values.looks = arms.looks
+    values |= {"ENCODER": "resnet18", "ENCODER_WEIGHTS": "w.pth"}
+    pretrain = words_of("pretrain", values)
+    assert list(pretrain) == ["pretrain-unet/seed3", "pretrain-untrained/seed3"]
+    assert "--encoder" not in pretrain["pretrain-unet/seed3"]
+    given = options(pretrain["pretrain-untrained/seed3"])
+    assert given["encoder"] == [PACKAGED] and "encoder-weights" not in given
+    cluster = {name: options(words) for name, words in words_of("cluster", values).items()}
+    assert list(cluster) == ["cluster-imagenet/seed3", "cluster-unet/seed3"]
+    assert cluster["cluster-unet/seed3"]["weights"] == ["runs/study/pretrain-unet/seed3/best.pt"]
+    runs = {name: options(words) for name, words in words_of("train", values).items()}
+    assert runs["random/seed3"]["encoder"] == ["resnet18"]
+    assert runs["random/seed3"]["encoder-weights"] == ["w.pth"]
+    assert runs["random+untrained/seed3"]["encoder"] == [PACKAGED]
+    assert "weights" not in runs["random+untrained/seed3"]
+    weights = runs["random+untrained+encoder/seed3"]["weights"]
+    assert weights == ["runs/study/pretrain-untrained/seed3/best.pt"]
+    assert "encoder" not in runs["saal+unet/seed3"]
+    assert runs["saal+unet/seed3"]["clusters"] == ["runs/study/cluster-unet/seed3"]
+    assert runs["saal+unet+imagenet/seed3"]["clusters"] == ["runs/study/cluster-imagenet/seed3"]
+    alone = hyperparameters("study", ARMS="random", CHOICES="", INIT="none")
+    alone.looks = arms.looks
+    assert not words_of("pretrain", alone) and not words_of("cluster", alone)
+    alone["CHOICES"] = "20"  # looks at what was chosen by the run's own features
+    assert len(words_of("pretrain", alone)) == len(words_of("cluster", alone)) == 5
+
+
+def test_every_recipe_trains_as_many_steps_if_they_are_given():
+    values = hyperparameters("study", ARMS="random full random+strong random+paper", STEPS="70")
+    assert all(options(w)["steps"] == ["70"] for w in words_of("train", values).values())
+    assert not any("--steps" in w for w in words_of("train", hyperparameters("paper")).values())
+
+
 def options(words):
     """Options as a dict: name -> the words that follow it."""
     text = " ".join(words)
@@ -213,6 +256,17 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "all": {"init"},
         "paper": {"recipe", "from-scratch"},
         "strong": {"from-scratch"},
+        "finetune": {"recipe", "from-scratch"},
+        "unet": {"encoder", "clusters", "weights"},
+        "backbone": {"encoder", "encoder-weights", "clusters", "weights"},
+        "untrained": {"encoder", "clusters", "weights"},
+        "cutmix": {"mix"},
+        "paste": {"mix"},
+        "teachersN": {"teachers"},
+        "studentsN": {"students"},
+        "soft": {"own-masks"},
+        "confident": {"own-masks"},
+        "half": {"labelled-share"},
         "frozen": {"frozen"},
         "noaugment": {"augment"},
         "flips": {"augment"},
@@ -230,7 +284,7 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
     for modifier in MODIFIERS:
         name = f"saal+{written(modifier)}"
         changed = Values({**values, "TABLES": f"t none {name}", "IMAGENET": "w.pth"})
-        changed |= {"OTHER_BUDGETS": "", "ENCODER": "resnet18"}
+        changed |= {"OTHER_BUDGETS": "", "CHOICES": "", "ENCODER": "resnet18"}
         run = options(words_of("train", changed)[f"{name}/seed3"])
         differ = {key for key in plain.keys() | run.keys() if plain.get(key) != run.get(key)}
         assert "out" in differ

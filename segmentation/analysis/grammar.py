@@ -19,6 +19,7 @@ FULL = "full"
 NUMBER = "N"  # at the end of a modifier's name, stands for a whole number from 1 on
 DRAW = re.compile(r"\+draw\d+(?=\+|$)")
 SEES_FEATURES = ("features", "k", "pooling", "scale")  # settings of cluster.py
+PRETRAINED = ("genesis", "released")  # features that are those of the pretraining
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,29 @@ class Modifier:
 
 
 MODIFIERS = (  # in the order in which an arm's name has them
+    Modifier("unet", "network", "paper", "the paper's network, in place of ENCODER"),
+    Modifier("backbone", "network", "given", "BACKBONE with the weights IMAGENET as encoder"),
+    Modifier("untrained", "network", "random", "BACKBONE with random weights as encoder"),
     Modifier("scratch", "init", "none", "start from random weights, in place of INIT"),
     Modifier("encoder", "init", "encoder", "start from the pretrained encoder, in place of INIT"),
     Modifier("all", "init", "all", "start from the pretrained encoder and decoder"),
     Modifier("paper", "recipe", "paper", "the paper's recipe, trained from the start every round"),
     Modifier("strong", "recipe", "strong", "the strong recipe, in place of RECIPE"),
+    Modifier("finetune", "recipe", "finetune", "the recipe for pretrained encoders"),
     Modifier("noaugment", "augment", "none", "no augmentation"),
     Modifier("flips", "augment", "flips", "flips alone as augmentation"),
     Modifier("light", "augment", "light", "flips, contrast and brightness as augmentation"),
+    Modifier("cutmix", "mix", "cutmix", "CutMix: boxes of other images in half of the images"),
+    Modifier("paste", "mix", "paste", "lesions of other images pasted on half of the images"),
     Modifier("frozen", "frozen", True, "regression on a frozen ENCODER's features, no training"),
     Modifier("heads", "heads", True, "deep supervision; dsal needs it"),
     Modifier("teacher", "mean_teacher", True, "a mean teacher learns from the unlabelled pool too"),
     Modifier("selftrain", "self_train", True, "a second model learns the first one's own masks"),
+    Modifier("teachersN", "teachers", NUMBER, "N models make the masks that a student learns"),
+    Modifier("studentsN", "students", NUMBER, "N students, each on the masks of the one before"),
+    Modifier("soft", "own_masks", "soft", "a student learns probabilities, not masks"),
+    Modifier("confident", "own_masks", "confident", "a student learns the sure pixels alone"),
+    Modifier("half", "labelled_share", 0.5, "half of each batch of a student has true masks"),
     Modifier("imagenet", "features", "timm", "features of BACKBONE, with the weights IMAGENET"),
     Modifier("thumbnails", "features", "thumbnail", "the pixels of small copies are the features"),
     Modifier("masks", "features", "mask", "the pool's true masks are the features: it cheats"),
@@ -95,10 +107,24 @@ class Arm:
         return {part.setting: part.value for part in self.modifiers}
 
     @cached_property
+    def features(self):
+        """What its clustering is made of, as cluster.py names it."""
+        return self.settings.get("features", PRETRAINED[0])
+
+    @cached_property
+    def pretraining(self):
+        """The name of the pretraining that fits its network: `pretrain`, and what is different."""
+        return "-".join(["pretrain", *self.names(("network",))])
+
+    @cached_property
     def clustering(self):
         """The name of the clustering that it uses: `cluster`, and what is different in it."""
-        seen = [part.name for part in self.modifiers if part.setting in SEES_FEATURES]
-        return "-".join(["cluster", *seen])
+        of_network = ("network",) if self.features in PRETRAINED else ()
+        return "-".join(["cluster", *self.names((*of_network, *SEES_FEATURES))])
+
+    def names(self, settings):
+        """The names of the modifiers that set one of these."""
+        return [part.name for part in self.modifiers if part.setting in settings]
 
 
 def parse(name):

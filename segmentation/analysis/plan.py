@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmentation.analysis.grammar import parse
+from segmentation.analysis.grammar import PRETRAINED, parse
 from segmentation.common.runfiles import UserError
 
 STAGES = {  # of run.sh -> the steps of each, in order
@@ -16,6 +16,22 @@ STAGES = {  # of run.sh -> the steps of each, in order
     "train": ("train",),
     "tables": ("tables", "choices", "diagnose", "evaluate"),
 }
+
+
+AS_THEY_ARE = (  # settings of an arm that are options of active_learning.py
+    "augment",
+    "mix",
+    "frozen",
+    "heads",
+    "mean_teacher",
+    "self_train",
+    "teachers",
+    "students",
+    "own_masks",
+    "labelled_share",
+    "draw",
+    "released_scale",
+)
 
 
 # Hyperparameters ----------------------------------------------------------------------------------
@@ -50,7 +66,14 @@ class Table:
 
 
 class Values(dict):
-    """The hyperparameters of run.sh, by name, as it puts them into the environment."""
+    """The hyperparameters of run.sh, by name, as it puts them into the environment.
+
+    `looks`, a function of an arm, says whether its strategies read a clustering.
+    """
+
+    def __init__(self, values, looks=lambda arm: True):
+        super().__init__(values)
+        self.looks = looks
 
     def __missing__(self, name):
         raise UserError(f"{name} is not set; call this through run.sh, which sets it")
@@ -90,6 +113,36 @@ class Values(dict):
         """The arms of all tables, each once, in order."""
         return list(dict.fromkeys(arm for table in self.tables() for arm in table.arms))
 
+    def clusterings(self):
+        """The name of every clustering that an arm reads, and that arm."""
+        wanted = {arm.clustering: arm for arm in self.arms() if self.looks(arm)}
+        if self["CHOICES"]:  # examined by the run's own features
+            wanted.setdefault("cluster", parse("random"))
+        return dict(sorted(wanted.items()))
+
+    def pretrainings(self):
+        """The name of every pretraining that an arm starts from or looks at, and that arm."""
+        wanted = {}
+        for arm in [*self.arms(), *self.clusterings().values()]:
+            if self.init(arm) != "none":
+                wanted[arm.pretraining] = arm
+        for arm in self.clusterings().values():
+            if arm.features in PRETRAINED:
+                wanted[arm.pretraining] = arm
+        return dict(sorted(wanted.items()))
+
+    def init(self, arm):
+        """What an arm copies from the pretraining."""
+        return arm.settings.get("init", self["INIT"])
+
+    def network(self, arm):
+        """(encoder, its weights), as the scripts take them, of an arm's network."""
+        return {
+            "paper": ("paper", ""),
+            "given": (self["BACKBONE"], self["IMAGENET"]),
+            "random": (self["BACKBONE"], ""),
+        }.get(arm.settings.get("network"), (self["ENCODER"], self["ENCODER_WEIGHTS"]))
+
     def budgets(self, arm):
         """Labels in all, round by round, by OTHER_BUDGETS or BUDGETS; "" if neither says."""
         for line in self["OTHER_BUDGETS"].splitlines():
@@ -116,11 +169,12 @@ def dashed(option):
 # Steps: functions of the values that give pairs of a name and words ------------------------------
 
 
-def encoder_options(values):
+def encoder_options(values, arm):
     """What the U-Net's encoder is, where it is not the paper's, which is the scripts' default."""
-    if values["ENCODER"] == "paper" and not values["ENCODER_WEIGHTS"]:
+    encoder, weights = values.network(arm)
+    if encoder == "paper" and not weights:
         return []
-    return values.options(encoder="ENCODER") + values.given(encoder_weights="ENCODER_WEIGHTS")
+    return ["--encoder", encoder, *(["--encoder-weights", weights] if weights else [])]
 
 
 def data_calls(values):
@@ -149,27 +203,27 @@ def pretrain_calls(values):
     words += values.options(width="WIDTH", epochs="PRE_EPOCHS", patience="PRE_PATIENCE")
     words += values.options(optimizer="PRE_OPTIMIZER", lr="PRE_LR", batch="PRE_BATCH")
     words += values.options(device="DEVICE", amp="AMP", compile="COMPILE")
-    words += encoder_options(values)
     for seed in values.prepared_seeds():
-        folder = values.folder("pretrain", seed)
-        yield relative(folder, values), [*words, "--out", folder, "--seed", seed]
+        for name, arm in values.pretrainings().items():
+            folder = values.folder(name, seed)
+            more = [*encoder_options(values, arm), "--out", folder, "--seed", seed]
+            yield relative(folder, values), [*words, *more]
 
 
 def cluster_calls(values):
     """For each pretraining, every clustering that an arm uses."""
     words = ["cluster.py", "--data", values.data_out(), *values.options(pca="PCA", device="DEVICE")]
-    wanted = {arm.clustering: arm for arm in values.arms()}
     for seed in values.prepared_seeds():
-        for name, arm in sorted(wanted.items()):
+        for name, arm in values.clusterings().items():
             folder, options = values.folder(name, seed), cluster_options(values, arm, seed)
             yield relative(folder, values), [*words, "--out", folder, *options, "--seed", seed]
 
 
 def cluster_options(values, arm, seed):
     """What makes a clustering what it is."""
-    features = arm.settings.get("features", "genesis")
-    if features in ("genesis", "released"):
-        words = ["--weights", f"{values.folder('pretrain', seed)}/best.pt"]
+    features = arm.features
+    if features in PRETRAINED:
+        words = ["--weights", f"{values.folder(arm.pretraining, seed)}/best.pt"]
         words += ["--released-features"] if features == "released" else []
     else:
         words = ["--features", features]
@@ -185,14 +239,13 @@ def train_calls(values):
     """Arm by arm, seed by seed, of this share: the long runs of full supervision come first."""
     words = ["segmentation/active_learning.py"]
     words += values.options(width="WIDTH", dropout="DROPOUT", passes="PASSES")
-    words += values.options(device="DEVICE", amp="AMP") + encoder_options(values)
+    words += values.options(device="DEVICE", amp="AMP")
     calls = []
     for arm in values.arms():
         for seed in values["SEEDS"].split():
             out = ["--out", f"{values['RUN']}/seg/{arm.name}/seed{seed}", "--seed", seed]
-            calls.append(
-                (f"{arm.name}/seed{seed}", [*words, *out, *run_options(values, arm, seed)])
-            )
+            more = [*encoder_options(values, arm), *out, *run_options(values, arm, seed)]
+            calls.append((f"{arm.name}/seed{seed}", [*words, *more]))
     share, shares = values.share()
     return calls[share - 1 :: shares]
 
@@ -208,29 +261,22 @@ def run_options(values, arm, seed):
         rounds, epochs = ["--initial", "all", "--rounds", "0"], "FULL_EPOCHS"
     elif not budgets:
         rounds = values.options(initial="INITIAL", per_round="PER_ROUND", rounds="ROUNDS")
-    init = settings.get("init", values["INIT"])
+    init = values.init(arm)
     tuned = values.given(epochs=epochs, epochs_round="EPOCHS_ROUND", batch="BATCH", lr="LR")
     if "recipe" in settings:  # as it is, but comparable at every budget
         tuned = ["--from-scratch"]
-    if "frozen" in settings and values["ENCODER"] == "paper":
+    tuned += values.given(steps="STEPS")
+    if "frozen" in settings and values.network(arm)[0] == "paper":
         raise UserError(f"{arm.name}: set ENCODER to a backbone of timm for +frozen")
     more = []
-    for name in (
-        "augment",
-        "frozen",
-        "heads",
-        "mean_teacher",
-        "self_train",
-        "draw",
-        "released_scale",
-    ):
+    for name in AS_THEY_ARE:
         if name in settings:
             value = settings[name]
             more += [dashed(name)] if value is True else [dashed(name), str(value)]
     if "training_masks" in settings:
         more += ["--training-masks", f"{values.data_out()}-released5"]
     if init != "none":
-        more += ["--weights", f"{values.folder('pretrain', seed)}/best.pt"]
+        more += ["--weights", f"{values.folder(arm.pretraining, seed)}/best.pt"]
     clusters = values.folder(arm.clustering, seed)
     recipe = settings.get("recipe", values["RECIPE"])
     chosen = ["--cold-start", cold_start, "--query", query, "--init", init, "--recipe", recipe]
@@ -268,8 +314,8 @@ def choices_calls(values):
 def diagnose_calls(values):
     words, run = examined(values), values["RUN"]
     if words:
-        wanted = {arm.clustering for arm in values.arms() if "k" not in arm.settings}
-        words += ["--clusters", *(f"{run}/{name}" for name in sorted(wanted))]
+        wanted = [n for n, arm in values.clusterings().items() if "k" not in arm.settings]
+        words += ["--clusters", *(f"{run}/{name}" for name in wanted)]
         yield "diagnose", ["segmentation/diagnose.py", *words, "--out", f"{run}/diagnosis"]
 
 

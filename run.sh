@@ -6,6 +6,8 @@
 #   DATA=isic2017 PRESET=cpu bash run.sh           ISIC 2017, small enough for two CPU cores
 #   DATA=isic2017 PRESET=paper bash run.sh         ISIC 2017 as in the paper, for a CUDA GPU
 #   DATA=isic2017 PRESET=study bash run.sh         the study: all strategies and controls, two cores
+#   DATA=isic2017 PRESET=encoders bash run.sh      networks with and without ImageNet, two cores
+#   DATA=/my/images PRESET=lab bash run.sh         the strongest training, in colour, two cores
 #   DATA=/my/images PRESET=cpu ARMS=full bash run.sh
 #
 # Every name below can be set from the environment. Finished stages are skipped; after an
@@ -44,52 +46,54 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 : "${PRESET:=demo}"
-choose() { # NAME demo cpu paper study: sets NAME to the preset's value, unless it is set already
+choose() { # NAME demo cpu paper study encoders lab: sets an unset NAME to the preset's value
   local value
   case $PRESET in
     demo) value=$2 ;;
     cpu) value=$3 ;;
     paper) value=$4 ;;
     study) value=$5 ;;
-    *) echo "error: PRESET=$PRESET is not a preset; give demo, cpu, paper or study" >&2 && exit 2 ;;
+    encoders) value=$6 ;;
+    lab) value=$7 ;;
+    *) echo "error: PRESET=$PRESET is not a preset; give demo, cpu, paper, study, encoders or lab" >&2 && exit 2 ;;
   esac
   [ -n "${!1+set}" ] || printf -v "$1" %s "$value"
   export "${1?}"
 }
 
 # ---- Hyperparameters ----------------------------------------------------------------------------
-#      name          demo     cpu       paper     study       meaning
-choose DATA          demo     isic2017  isic2017  isic2017  # a folder, isic2017 (downloaded), demo (drawn)
-choose SEEDS         "0 1"    "0 1 2"   "0 1 2 3 4 5 6 7 8 9" "0 1 2 3 4"  # repetitions of every arm
+#      name            demo      cpu       paper     study     encoders  lab        meaning
+choose DATA            demo      isic2017  isic2017  isic2017  isic2017  isic2017  # a folder, isic2017 (downloaded), demo (drawn)
+choose SEEDS           "0 1"     "0 1 2"   "0 1 2 3 4 5 6 7 8 9" "0 1 2 3 4" "0 1 2 3 4" "0 1 2"  # repetitions of every arm
 # data
-choose SIZE          64       64        256       48        # pixels, or HEIGHTxWIDTH
-choose GRAY          1        1         1         1         # 1: grayscale (the paper), 0: colour
-choose DEMO_IMAGES   240      240       240       240       # number of synthetic images if DATA=demo
-choose POOL_COUNT    ""       ""        ""        ""        # pool images; empty: all except the test images
-choose TEST_COUNT    ""       ""        ""        ""        # test images; empty: one in five (400 of 2000)
-choose SPLIT_SEED    0        0         0         0         # random seed of the split into pool and test
+choose SIZE            64        64        256       48        96        128  # pixels, or HEIGHTxWIDTH
+choose GRAY            1         1         1         1         0         0  # 1: grayscale (the paper), 0: colour
+choose DEMO_IMAGES     240       240       240       240       240       240  # number of synthetic images if DATA=demo
+choose POOL_COUNT      ""        ""        ""        ""        ""        ""  # pool images; empty: all except the test images
+choose TEST_COUNT      ""        ""        ""        ""        ""        ""  # test images; empty: one in five (400 of 2000)
+choose SPLIT_SEED      0         0         0         0         0         0  # random seed of the split into pool and test
 # network: the paper's U-Net, or one on a backbone of timm, such as tf_efficientnet_lite0
-choose ENCODER       paper    paper     paper     paper     # paper, or the name of the backbone
-choose ENCODER_WEIGHTS "" "" "" ""                          # its weights: a file, imagenet, package; empty: random
+choose ENCODER         paper     paper     paper     paper     tf_efficientnet_lite0 tf_efficientnet_lite0  # paper, or the name of the backbone
+choose ENCODER_WEIGHTS ""        ""        ""        ""        package   package  # its weights: a file, imagenet, package; empty: random
 # restoration pretraining
-choose WIDTH         8        12        64        8         # U-Net channels at full resolution
-choose PRE_EPOCHS    20       50        10000     40        # maximum number of epochs
-choose PRE_PATIENCE  50       50        50        50        # epochs without improvement before it stops
-choose PRE_OPTIMIZER adam     adam      sgd       adam      # sgd (momentum 0.9) or adam
-choose PRE_LR        0.001    0.001     0.01      0.001     # halved every 40 epochs
-choose PRE_BATCH     8        16        1         32        # images per step
-choose PRE_SEED      0        0         0         each      # seed of the pretraining; each: one pretraining per seed
-choose PRE_PROCESSES 1        1         1         1         # pretraining processes, each with its own GPU
+choose WIDTH           8         12        64        8         8         8  # U-Net channels at full resolution
+choose PRE_EPOCHS      20        50        10000     40        20        20  # maximum number of epochs
+choose PRE_PATIENCE    50        50        50        50        50        50  # epochs without improvement before it stops
+choose PRE_OPTIMIZER   adam      adam      sgd       adam      adam      adam  # sgd (momentum 0.9) or adam
+choose PRE_LR          0.001     0.001     0.01      0.001     0.001     0.001  # halved every 40 epochs
+choose PRE_BATCH       8         16        1         32        32        32  # images per step
+choose PRE_SEED        0         0         0         each      0         0  # seed of the pretraining; each: one pretraining per seed
+choose PRE_PROCESSES   1         1         1         1         1         1  # pretraining processes, each with its own GPU
 # features and cold start
-choose POOLING       2        2         2         2         # bottleneck pooled to 1x1 or 2x2
-choose PCA           0        0         0         0         # dimensions after PCA; 0: no PCA
-choose K             5        10        10        10        # clusters
+choose POOLING         2         2         2         2         2         2  # bottleneck pooled to 1x1 or 2x2
+choose PCA             0         0         0         0         0         0  # dimensions after PCA; 0: no PCA
+choose K               5         10        10        10        10        10  # clusters
 # active learning
-choose INIT          all      all       all       encoder   # what is copied from the pretraining: encoder, all
-choose INITIAL       24       300       300       ""        # labels in round 0
-choose PER_ROUND     8        35        35        35        # labels added in each later round
-choose ROUNDS        3        9         9         9         # number of later rounds
-choose BUDGETS       ""       ""        ""        "10 20 40 80 100 160 300"  # instead of these: total labels by round
+choose INIT            all       all       all       encoder   none      none  # what is copied from the pretraining: encoder, all
+choose INITIAL         24        300       300       ""        ""        ""  # labels in round 0
+choose PER_ROUND       8         35        35        35        35        35  # labels added in each later round
+choose ROUNDS          3         9         9         9         9         9  # number of later rounds
+choose BUDGETS         ""        ""        ""        "10 20 40 80 100 160 300" "10 20 40 100 1600" "10 20 40"  # instead of these: total labels by round
 choose OTHER_BUDGETS "" "" "" "
 random saal-ceal: 10 20 40 80 100 160 300 615
 *+paper: 10 20 40 80 100 160 300
@@ -98,19 +102,19 @@ random saal-ceal: 10 20 40 80 100 160 300 615
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
 *+k* *+pool1 *+standard *+thumbnails *+masks first *+released* *+draw*: 10 20 40
-" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
-choose RECIPE        paper    paper     paper     strong    # paper or strong: segmentation/model/recipes.py
-choose EPOCHS        30       10        10        ""        # epochs of round 0; empty, also below: the recipe's
-choose STEPS        ""       ""        ""        ""        # optimizer steps of each round in all; empty: by epochs
-choose EPOCHS_ROUND  6        2         2         ""        # epochs of each later round
-choose FULL_EPOCHS   20       28        28        ""        # epochs of full supervision: 10 + 9 x 2
-choose BATCH         8        10        10        ""        # images per step
-choose LR            0.001    0.0001    0.0001    ""        # learning rate
-choose DROPOUT       0.5      0.5       0.5       0.5       # dropout probability at the bottleneck
-choose PASSES        20       20        20        20        # Monte Carlo passes of CEAL and BALD
-choose AMP           auto     auto      auto      bf16      # auto (bf16 or fp16 on a GPU, float32 on a CPU),
+" "*+selftrain* *+cutmix *+paste: 20" "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
+choose RECIPE          paper     paper     paper     strong    finetune  finetune  # paper, strong, finetune: segmentation/model/recipes.py
+choose EPOCHS          30        10        10        ""        ""        ""  # epochs of round 0; empty, also below: the recipe's
+choose STEPS           ""        ""        ""        ""        400       400  # optimizer steps of each round in all; empty: by epochs
+choose EPOCHS_ROUND    6         2         2         ""        ""        ""  # epochs of each later round
+choose FULL_EPOCHS     20        28        28        ""        ""        ""  # epochs of full supervision: 10 + 9 x 2
+choose BATCH           8         10        10        ""        ""        ""  # images per step
+choose LR              0.001     0.0001    0.0001    ""        ""        ""  # learning rate
+choose DROPOUT         0.5       0.5       0.5       0.5       0.5       0.5  # dropout probability at the bottleneck
+choose PASSES          20        20        20        20        20        20  # Monte Carlo passes of CEAL and BALD
+choose AMP             auto      auto      auto      bf16      auto      auto  # auto (bf16 or fp16 on a GPU, float32 on a CPU),
 #                                                           # off, bf16, fp16
-choose CHOICES       ""       ""        ""        20        # labels at which to examine the first table's arms
+choose CHOICES         ""        ""        ""        20        ""        ""  # labels at which to examine the first table's arms
 # Tables, one per line: its name, the baseline arm (ARM+draws: the mean of ARM+draw1, ARM+draw2, ...),
 # and the arms in its rows. Runs that several tables share are done once.
 # ARM = COLDSTART[-QUERY][+MODIFIER...]; python segmentation/arms.py --list explains every part.
@@ -123,7 +127,10 @@ paper random+paper full+paper random+scratch+paper random+paper saal+paper maxhe
 query random random random-entropy random-margin random-bald random-ceal saal-ceal random-coreset random-badge random-power random-dsal+heads typicover-uherding
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 released saal saal first saal+released1 permuted saal+released4 saal+released5
-draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8"
+draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8" "
+encoders random random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder random+encoder random
+selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+cutmix random+paste" "
+tables random full random+selftrain kmeans+selftrain+imagenet random"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm
 : "${IMAGENET:=package}"  # its weights: a file, imagenet (downloaded by timm), package (of the above)

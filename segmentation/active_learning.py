@@ -167,6 +167,8 @@ def parse_args():
         raise UserError(f"--initial {args.initial}: give a number of at least 1, or all")
     if args.rounds < 0 or not 0 <= args.dropout < 1:
         raise UserError("--rounds must be at least 0, and --dropout at least 0 and less than 1")
+    if not 0 <= args.labelled_share < 1 or args.encoder_rate < 0:
+        raise UserError("--labelled-share must be at least 0 and less than 1, --encoder-rate >= 0")
     if args.budgets and sorted(set(args.budgets)) != args.budgets:
         raise UserError(f"--budgets {' '.join(map(str, args.budgets))}: give increasing numbers")
     return args

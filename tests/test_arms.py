@@ -150,7 +150,7 @@ def test_the_legend_passes_over_what_is_no_arm():
 
 
 def test_the_default_tables_have_known_arms_and_keep_their_names():
-    for preset in ("demo", "cpu", "paper", "study"):
+    for preset in ("demo", "cpu", "paper", "study", "encoders", "lab"):
         values = hyperparameters(preset)
         for arm in values.arms():
             arms.check(arm)

@@ -88,3 +88,18 @@ def test_a_frozen_norm_keeps_its_statistics(frozen):
     parts = {name.split(".")[0] for name in moved}
     assert parts == ({"decoder"} if frozen else {"encoder", "decoder"})
     assert not torch.equal(model.encoder[0][1].weight, before["encoder.0.1.weight"])  # it learns
+
+
+def test_an_encoder_without_a_rate_is_left_alone():
+    torch.manual_seed(0)
+    model = UNet(width=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
+    masks = torch.zeros(4, 32, 32, dtype=torch.uint8)
+    how = {"steps": 2, "stream": (0, "t"), "precision": Precision(torch.device("cpu"))}
+    for optimizer in ("adam", "adamw"):
+        recipe = Recipe(optimizer, encoder_rate=0, frozen_norm=True, weight_decay=0.1)
+        engine.train(model, images, masks, recipe=recipe, **how)
+    after = model.state_dict()
+    same = {name for name in after if torch.equal(before[name], after[name])}
+    assert same == {name for name in after if name.startswith("encoder.")}

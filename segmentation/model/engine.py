@@ -27,10 +27,9 @@ def make_optimizer(model, recipe, steps):
     parts = {"encoder": [], "rest": []}
     for name, parameter in model.named_parameters():
         parts["encoder" if name.startswith("encoder.") else "rest"].append(parameter)
-    groups = [
-        {"params": parts["rest"], "lr": recipe.lr},
-        {"params": parts["encoder"], "lr": recipe.encoder_rate * recipe.lr},
-    ]
+    groups = [{"params": parts["rest"], "lr": recipe.lr}]
+    if recipe.encoder_rate:
+        groups.append({"params": parts["encoder"], "lr": recipe.encoder_rate * recipe.lr})
     optimizer = make(groups, weight_decay=recipe.weight_decay, fused=True)
     if not recipe.one_cycle:
         return optimizer, lambda: None
@@ -112,6 +111,8 @@ def train(
     """
     device = precision.device
     model.to(device).train()
+    if not recipe.encoder_rate:
+        model.encoder.requires_grad_(False)
     if recipe.frozen_norm:
         for module in model.encoder.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

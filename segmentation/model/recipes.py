@@ -33,7 +33,7 @@ class Recipe:
     from_scratch: bool = False  # start every round from the first weights
     augment: str = LEVELS[0]
     mix: str = MIXES[0]  # half of the images get a part of another one
-    encoder_rate: float = 1.0  # learning rate of the encoder, as a factor of lr
+    encoder_rate: float = 1.0  # learning rate of the encoder, as a factor of lr; 0: not trained
     frozen_norm: bool = False  # the encoder's batch normalisation keeps its running statistics
     # of --self-train, see selftraining.py:
     teachers: int = 1  # models trained on the labels, which make masks together

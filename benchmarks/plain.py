@@ -1,14 +1,19 @@
-"""Plain loops over single images, the baseline of the benchmarks.
+"""Plain loops, the baseline of the benchmarks.
 
-Written from the papers of Models Genesis (arXiv 1908.06912) and CEAL (arXiv 1711.09168), which SAAL
-builds on; values that are not in the papers are those of their released code.
+Those over single images are written from the papers of Models Genesis (arXiv 1908.06912) and CEAL
+(arXiv 1711.09168), which SAAL builds on; values that are not in the papers are those of their
+released code. The U-Net on a backbone of timm has the decoder that segmentation_models_pytorch has
+by default: 256, 128, 64, 32, 16 channels, up to full resolution, enlarged by nearest neighbours.
 """
 
 import random
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.functional import interpolate
 
+from segmentation.model.losses import segmentation_loss
 from segmentation.selection.uncertainty import ceal_uncertainty
 
 
@@ -105,3 +110,49 @@ def score_ceal(model, images, passes, batch, device):
         prediction = (model(x)[:, 0] > 0).cpu().numpy()
         scores += [ceal_uncertainty(*pair) for pair in zip(variance, prediction, strict=True)]
     return scores
+
+
+class PlainUNet(nn.Module):
+    """float B x 3 x H x W in [0,1], sides multiples of 32 -> logits B x H x W; all is trained."""
+
+    def __init__(self, name):
+        import timm
+
+        super().__init__()
+        self.encoder = timm.create_model(name, features_only=True)
+        *skips, below = self.encoder.feature_info.channels()
+        blocks = []
+        for skip, channels in zip([*reversed(skips), 0], (256, 128, 64, 32, 16), strict=True):
+            layers = []
+            for inputs in (below + skip, channels):
+                layers += [nn.Conv2d(inputs, channels, 3, padding=1, bias=False)]
+                layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+            blocks.append(nn.Sequential(*layers))
+            below = channels
+        self.decoder = nn.ModuleList(blocks)
+        self.head = nn.Conv2d(below, 1, 3, padding=1)
+
+    def forward(self, images):
+        *skips, x = self.encoder((images - 0.5) / 0.5)
+        for block, skip in zip(self.decoder, [*reversed(skips), None], strict=True):
+            x = interpolate(x, scale_factor=2)
+            x = block(x if skip is None else torch.cat([x, skip], dim=1))
+        return self.head(x)[:, 0]
+
+
+def fit(model, images, masks, steps, batch, views):
+    """Train on random batches of uint8 images N x 3 x H x W and masks N x H x W, by AdamW.
+
+    `views` is a function of a shape that draws augmentation.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1)
+    model.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (batch,))
+        view = views(images[chosen].shape)
+        logits = model(view.image(images[chosen].float() / 255))
+        optimizer.zero_grad()
+        segmentation_loss(logits, view.mask(masks[chosen])).backward()
+        optimizer.step()
+        schedule.step()

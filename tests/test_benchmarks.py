@@ -15,6 +15,7 @@ from helpers_preprocess import make_set
 
 from benchmarks import growth, plain, recipes
 from benchmarks.measure import in_turn
+from segmentation.model import augment
 from segmentation.model.unet import UNet
 from segmentation.selection.uncertainty import ceal_uncertainty
 
@@ -49,6 +50,30 @@ def test_a_ratio_is_printed_and_recorded(name, words, made, tmp_path):
     assert content["command"].startswith(f"python benchmarks/{name}.py ")
     assert content["environment"]["torch"] == torch.__version__
     assert "host" not in content["environment"]
+
+
+@pytest.mark.slow
+def test_finetuning_has_a_ratio_of_training_and_of_prediction(tmp_path):
+    words = "--size 32 --width 1 --batch 2 --steps 1 --repeats 1"
+    result = run("finetuning", *words.split(), "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "finetuning-cpu.json").read_text())
+    ratios = [float(found) for found in re.findall(r"^ratio ([\d.]+)", result.stdout, re.MULTILINE)]
+    for ratio, part in zip(ratios, ("training", "prediction"), strict=True):
+        assert content[part]["ratio"] == pytest.approx(ratio, abs=0.006)
+
+
+def test_the_plain_network_learns():
+    torch.manual_seed(0)
+    model = plain.PlainUNet("tf_efficientnet_lite0")
+    images = torch.randint(0, 100, (4, 3, 32, 32), dtype=torch.uint8)
+    masks = torch.zeros(4, 32, 32, dtype=torch.uint8)
+    masks[:, 8:24, 8:24], images[:, :, 8:24, 8:24] = 1, 220
+    generator = torch.Generator().manual_seed(0)
+    plain.fit(model, images, masks, 12, 4, lambda shape: augment.draw(shape, "none", generator))
+    logits = model(images / 255)  # by the statistics of this batch
+    assert logits.shape == (4, 32, 32)
+    assert logits[masks > 0].mean() > logits[masks == 0].mean() + 0.5
 
 
 @pytest.mark.slow

@@ -65,8 +65,7 @@ def main():
     @torch.no_grad()
     def plain_masks():
         theirs.eval()
-        for part in images.split(args.batch):
-            theirs(part.to(device).float() / 255) > 0
+        return [theirs(part.to(device).float() / 255) > 0 for part in images.split(args.batch)]
 
     timed = {
         "training": (

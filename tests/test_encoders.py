@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from segmentation.common.runfiles import UserError
 from segmentation.model import encoders
-from segmentation.model.encoders import PACKAGED, load_backbone_weights
+from segmentation.model.encoders import PACKAGED, folded, load_backbone_weights
 from segmentation.model.unet import (
     UNet,
     architecture,
@@ -144,6 +144,40 @@ def test_what_is_no_encoder(name, message):
     with pytest.raises(UserError, match=message) as error:
         make(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("encoder", [*BACKBONES, "densenet121", "resnetv2_50"])
+def test_a_folded_backbone_computes_the_same(encoder):
+    """With statistics and weights that are not those of a new network."""
+    model, images = make(encoder), torch.rand(2, 3, 64, 96)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                    value += 0.3 * torch.rand(value.shape, generator=generator)
+        before, norms = model(images), count_norms(model.encoder)
+        with folded(model):
+            assert count_norms(model.encoder) < norms or not norms
+            folded_maps = model.encode(images)
+            inside = model(images)
+        maps = model.encode(images)
+    torch.testing.assert_close(folded_maps[0], maps[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(inside, before, rtol=1e-3, atol=1e-3)
+    assert count_norms(model.encoder) == norms and torch.equal(model(images), before)
+
+
+def count_norms(module):
+    return sum(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+
+
+def test_nothing_is_left_to_normalise_in_the_packaged_backbone():
+    model = make()
+    with folded(model):
+        assert count_norms(model.encoder) == 0
+    paper = UNet(width=2)
+    with folded(paper):
+        assert count_norms(paper.encoder) == 10
 
 
 # Weights ----------------------------------------------------------------------------------------

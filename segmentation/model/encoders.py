@@ -5,11 +5,14 @@ Some of timm's ways to load weights leave a network random without a word if nam
 here every tensor is matched and copied, or the file is refused.
 """
 
+import contextlib
+import copy
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import pad
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from segmentation.common.runfiles import UserError
 from segmentation.common.stages import load_weights
@@ -83,6 +86,59 @@ class TimmEncoder(nn.Module):
         for level in range(1, len(self.level_channels) - len(maps)):
             levels.append(padded[:, :0, :: 2**level, :: 2**level])
         return [*levels, *maps]
+
+
+@contextlib.contextmanager
+def folded(model):
+    """Within it, the batch normalisation of a network's backbone of timm is part of its weights.
+
+    For a backbone that keeps its statistics and is not trained: it computes the same but for
+    rounding, in two thirds of the time. Leaves a network with the paper's encoder as it is.
+    """
+    encoder = model.encoder
+    if not isinstance(encoder, TimmEncoder):
+        yield
+        return
+    body = encoder.body
+    encoder.body = fold(copy.deepcopy(body))
+    try:
+        yield
+    finally:
+        encoder.body = body
+
+
+@torch.no_grad()
+def fold(body):
+    """`body` in evaluation mode, each batch normalisation put into the convolution before it.
+
+    What comes before what is seen by passing an image through it.
+    """
+    body.eval().requires_grad_(False)
+    made, pairs, hooks = {}, {}, []
+
+    def note(convolution, _, output):
+        made[id(output)] = convolution, output  # kept, so that no other has its id
+
+    def look(norm, inputs):
+        if id(inputs[0]) in made:
+            pairs[norm] = made[id(inputs[0])][0]
+
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(note))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(look))
+    weight = next(body.parameters())
+    body(torch.zeros(1, 3, 64, 64, dtype=weight.dtype, device=weight.device))
+    for hook in hooks:
+        hook.remove()
+    places = {m: (parent, name) for parent in body.modules() for name, m in parent.named_children()}
+    for norm, convolution in pairs.items():
+        parent, name = places[convolution]
+        setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+        parent, name = places[norm]
+        setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm's have the activation
+    return body
 
 
 # Weights ----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Train one segmentation model and evaluate it, without command line or paths."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from segmentation.common.stages import torch_rng
 from segmentation.data.images import to_input
 from segmentation.model import metrics
 from segmentation.model.augment import draw, mixed
+from segmentation.model.encoders import folded
 from segmentation.model.inference import batches, enlarged, lesion_probabilities, segment
 from segmentation.model.losses import deep_supervision_loss
 
@@ -86,37 +88,44 @@ def mixed_batches(labelled, count, batch, share, generator):
     ]
 
 
-def train(
-    model,
-    images,
-    masks,
-    *,
-    recipe,
-    steps,
-    stream,
-    precision,
-    progress=lambda row: None,
-    teacher=None,
-    labelled=0,
-):
+def train(model, images, masks, *, recipe, precision, teacher=None, **how):
     """Train `model` in place on images and masks held in memory.
 
     `images` uint8 N x C x H x W; `masks` uint8 N x H x W in {0,1}, or float N x H x W in [0,1] and
-    NaN for pixels that do not count. `recipe` is a recipes.Recipe; `steps` replaces its numbers of
-    epochs. Each epoch draws its own order, augmentation and dropout from `stream` (a seed and
-    names). `teacher` is a teacher.Teacher that adds its loss. With the recipe's `labelled_share`,
-    the first `labelled` images are drawn more often. `progress` is called with the row of each
-    epoch. Returns the list of rows (epoch, steps, loss, seconds). UserError if the loss is not
-    finite.
+    NaN for pixels that do not count. `recipe` is a recipes.Recipe; `steps`, of `take_steps`,
+    replaces its numbers of epochs. Each epoch draws its own order, augmentation and dropout from
+    `stream` (a seed and names). `teacher` is a teacher.Teacher that adds its loss. With the
+    recipe's `labelled_share`, the first `labelled` images are drawn more often. `progress` is
+    called with the row of each epoch. Returns the list of rows (epoch, steps, loss, seconds).
+    UserError if the loss is not finite.
     """
-    device = precision.device
-    model.to(device).train()
+    model.to(precision.device).train()
     if not recipe.encoder_rate:
         model.encoder.requires_grad_(False)
     if recipe.frozen_norm:
         for module in model.encoder.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.eval()
+    still = recipe.frozen_norm and not recipe.encoder_rate and teacher is None
+    with folded(model) if still else contextlib.nullcontext():
+        return take_steps(model, images, masks, recipe, precision, teacher, **how)
+
+
+def take_steps(
+    model,
+    images,
+    masks,
+    recipe,
+    precision,
+    teacher,
+    *,
+    steps,
+    stream,
+    progress=lambda row: None,
+    labelled=0,
+):
+    """The loop of `train`, for a model that is in the mode to be trained in."""
+    device = precision.device
     forward, scaler = precision.compiled(model), precision.scaler()
     images, masks = images.to(device), masks.to(device)
     optimizer, after_step = make_optimizer(model, recipe, steps)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import derived_seed
 from segmentation.data.images import to_input
+from segmentation.model.encoders import folded
 
 
 def nothing(count):
@@ -43,12 +44,13 @@ def per_image(measure, model, images, batch, precision, advance=nothing, stream=
     """
     model.to(precision.device).eval()
     rows = []
-    for part in batches(len(images), batch):
-        if stream is not None:
-            torch.manual_seed(derived_seed(*stream, part.start))
-        with precision.autocast():
-            rows.append(measure(to_input(images[part].to(precision.device))).cpu())
-        advance(len(rows[-1]))
+    with folded(model):
+        for part in batches(len(images), batch):
+            if stream is not None:
+                torch.manual_seed(derived_seed(*stream, part.start))
+            with precision.autocast():
+                rows.append(measure(to_input(images[part].to(precision.device))).cpu())
+            advance(len(rows[-1]))
     return torch.cat(rows).numpy()
 
 
@@ -94,7 +96,8 @@ def segment(model, images, batch, device):
     """
     model.to(device).eval()
     parts = []
-    for part in batches(len(images), batch):
-        logits = model(to_input(images[part].to(device)))[:, 0]
-        parts.append((logits > 0).to(torch.uint8).cpu())
+    with folded(model):
+        for part in batches(len(images), batch):
+            logits = model(to_input(images[part].to(device)))[:, 0]
+            parts.append((logits > 0).to(torch.uint8).cpu())
     return torch.cat(parts).numpy()

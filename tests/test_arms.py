@@ -256,7 +256,7 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "all": {"init"},
         "paper": {"recipe", "from-scratch"},
         "strong": {"from-scratch"},
-        "finetune": {"recipe", "from-scratch"},
+        "pretrained": {"recipe", "from-scratch"},
         "unet": {"encoder", "clusters", "weights"},
         "backbone": {"encoder", "encoder-weights", "clusters", "weights"},
         "untrained": {"encoder", "clusters", "weights"},

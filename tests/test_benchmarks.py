@@ -53,11 +53,11 @@ def test_a_ratio_is_printed_and_recorded(name, words, made, tmp_path):
 
 
 @pytest.mark.slow
-def test_finetuning_has_a_ratio_of_training_and_of_prediction(tmp_path):
+def test_encoders_have_a_ratio_of_training_and_of_prediction(tmp_path):
     words = "--size 32 --width 1 --batch 2 --steps 1 --repeats 1"
-    result = run("finetuning", *words.split(), "--out", tmp_path)
+    result = run("encoders", *words.split(), "--out", tmp_path)
     assert result.returncode == 0, result.stderr
-    content = json.loads((tmp_path / "finetuning-cpu.json").read_text())
+    content = json.loads((tmp_path / "encoders-cpu.json").read_text())
     ratios = [float(found) for found in re.findall(r"^ratio ([\d.]+)", result.stdout, re.MULTILINE)]
     for ratio, part in zip(ratios, ("training", "prediction"), strict=True):
         assert content[part]["ratio"] == pytest.approx(ratio, abs=0.006)

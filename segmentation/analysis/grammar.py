@@ -51,7 +51,7 @@ MODIFIERS = (  # in the order in which an arm's name has them
     Modifier("all", "init", "all", "start from the pretrained encoder and decoder"),
     Modifier("paper", "recipe", "paper", "the paper's recipe, trained from the start every round"),
     Modifier("strong", "recipe", "strong", "the strong recipe, in place of RECIPE"),
-    Modifier("finetune", "recipe", "finetune", "the recipe for pretrained encoders"),
+    Modifier("pretrained", "recipe", "pretrained", "the recipe that trains the decoder alone"),
     Modifier("noaugment", "augment", "none", "no augmentation"),
     Modifier("flips", "augment", "flips", "flips alone as augmentation"),
     Modifier("light", "augment", "light", "flips, contrast and brightness as augmentation"),

@@ -1,11 +1,10 @@
-"""How the segmentation models of a round are trained: the recipes `paper`, `strong`, `finetune`.
+"""How the segmentation models of a round are trained: the recipes `paper`, `strong`, `pretrained`.
 
 `paper` is the schedule of SAAL's code: Adam at a constant learning rate of 1e-4, 10 epochs in round
 0 and 2 in each later round, from the last weights, no augmentation. `strong` trains from the first
 weights in every round: AdamW with a one-cycle learning rate, all augmentation, and enough epochs
-for at least `min_steps` optimizer steps (20 epochs of ten images are only 20 steps). `finetune` is
-for an encoder that knows images already, with a decoder that knows nothing: the decoder learns
-fast, the encoder slowly, and its batch normalisation keeps the statistics that it has. How the
+for at least `min_steps` optimizer steps (20 epochs of ten images are only 20 steps). `pretrained`
+is for an encoder that knows images already: it is not trained at all, only the decoder is. How the
 values were chosen, and with how many labels, is in results/NOTES.md.
 """
 
@@ -54,7 +53,7 @@ RECIPES = {
         from_scratch=True,
         augment="all",
     ),
-    "finetune": Recipe(
+    "pretrained": Recipe(
         optimizer="adamw",
         lr=5e-3,
         one_cycle=True,
@@ -62,7 +61,7 @@ RECIPES = {
         steps=400,
         from_scratch=True,
         augment="all",
-        encoder_rate=0.2,
+        encoder_rate=0.0,
         frozen_norm=True,
     ),
 }

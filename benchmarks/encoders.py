@@ -1,9 +1,9 @@
 """Training and prediction with a pretrained encoder, against a plain U-Net on the same backbone.
 
-    OMP_NUM_THREADS=1 python benchmarks/finetuning.py
+    OMP_NUM_THREADS=1 python benchmarks/encoders.py
 
 Two networks on the backbone are trained in turn on the same random images, with the same
-augmentation and batch: the plain one, all of it, and this project's by its recipe `finetune`.
+augmentation and batch: the plain one, all of it, and this project's by its recipe `pretrained`.
 Prints milliseconds per image of a training step and of a prediction, and the ratios. How accurate
 this project's is, results/encoders says.
 """
@@ -39,7 +39,7 @@ def parse_args():
     add("--steps", type=positive, default=4, help="steps of each training that is timed")
     add("--repeats", type=positive, default=7, help="timed calls of each")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--out", type=Path, help="folder for finetuning-DEVICE.json")
+    add("--out", type=Path, help="folder for encoders-DEVICE.json")
     return parser.parse_args()
 
 
@@ -53,7 +53,7 @@ def main():
     device, count = torch.device(args.device), args.batch * args.steps
     theirs = plain.PlainUNet(args.encoder).to(device)
     ours = UNet(3, 1, args.width, dropout=0.5, encoder=args.encoder).to(device)
-    recipe = dataclasses.replace(RECIPES["finetune"], batch=args.batch, steps=args.steps)
+    recipe = dataclasses.replace(RECIPES["pretrained"], batch=args.batch, steps=args.steps)
     how = {"recipe": recipe, "steps": args.steps, "stream": (0,), "precision": Precision(device)}
 
     def views(shape):
@@ -85,7 +85,7 @@ def main():
         print(f"ratio {ratio:.2f}")
         content[name] = {"milliseconds_per_image": times, "ratio": ratio}
     options = {key: value for key, value in vars(args).items() if key != "out"}
-    save(args.out, f"finetuning-{device.type}", {"options": options, **content})
+    save(args.out, f"encoders-{device.type}", {"options": options, **content})
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ from segmentation.data.images import Images
 from segmentation.model import crf, engine, frozen, metrics
 from segmentation.model.augment import LEVELS, MIXES
 from segmentation.model.encoders import PAPER, add_encoder_options, check_encoder_options
+from segmentation.model.finish import Finish, add_finish_options
 from segmentation.model.inference import Inference, lesion_probabilities, segment
 from segmentation.model.recipes import OPTIMIZERS, OWN_MASKS, RECIPES, Recipe, steps_of
 from segmentation.model.selftraining import own_masks
@@ -125,6 +126,7 @@ def parse_args():
     )
     add("--self-train", action="store_true", help=SELF_TRAIN_HELP)
     add("--frozen", action="store_true", help=FROZEN_HELP)
+    add_finish_options(parser)
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
     add_encoder_options(parser)
@@ -399,7 +401,8 @@ class Loop:
             logs += log
         for number in range(recipe.students):
             images = self.images_of(rest)
-            own = own_masks(models, images, recipe.batch, self.precision, recipe.own_masks)
+            how = recipe.own_masks, self.args.largest
+            own = own_masks(models, images, recipe.batch, self.precision, *how)
             both = np.concatenate([true.astype(own.dtype), own])
             names = ("student", number) if number else ("student",)
             fitted, log = self.fit(
@@ -427,8 +430,7 @@ class Loop:
             )
             model, _ = self.learn(stream, None, rest, masks, rest, masks)
             images = self.images.subset(torch.tensor([self.place[name] for name in held]))
-            device = self.precision.device
-            scores = engine.evaluate(model, self.answers, images, args.batch, device)
+            scores = self.measure(model, self.answers, images)
             rows += [{"fold": fold, **row} for row in scores]
         return rows
 
@@ -464,6 +466,11 @@ class Loop:
             )
         return (teacher.model if teacher else model), log
 
+    def measure(self, model, data, images):
+        """The rows of metrics.csv of some images of `data`."""
+        how = self.args.batch, self.precision.device, Finish.of(self.args)
+        return engine.evaluate(model, data, images, *how)
+
     # Rounds ------------------------------------------------------------------------------------
 
     def round(self, number):
@@ -478,8 +485,7 @@ class Loop:
         ids = [entry["id"] for entry in labelled]
         assert len(set(ids)) == len(ids) == self.budgets[number]
         model, log = self.train(number, model, ids, pseudo)
-        device = self.precision.device
-        rows = engine.evaluate(model, self.data, self.test_images, args.batch, device)
+        rows = self.measure(model, self.data, self.test_images)
         if args.folds:
             folds = self.cross_validate(number, ids)
             write_csv(folder / "folds.csv", folds)

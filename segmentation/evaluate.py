@@ -34,6 +34,7 @@ from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images, load_tensor
 from segmentation.data.originals import Originals
 from segmentation.model import engine, inference, metrics, unet
+from segmentation.model.finish import Finish, add_finish_options
 
 
 def parse_args():
@@ -44,6 +45,7 @@ def parse_args():
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     help = "measure at the original size, against the masks in this folder"
     parser.add_argument("--native", type=Path, metavar="ROOT", help=help)
+    add_finish_options(parser)
     parser.add_argument("--batch", type=positive, default=16, help="images per pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args()
@@ -78,7 +80,7 @@ def typical_cases(rows, count=3):
     return list(chosen.values())
 
 
-def draw_cases(path, model, data, rows, batch, device):
+def draw_cases(path, model, data, rows, batch, device, finish):
     """The picture of the typical cases among the `rows` of metrics."""
     chosen = typical_cases(rows)
     ids = [row["id"] for _, row in chosen]
@@ -87,7 +89,7 @@ def draw_cases(path, model, data, rows, batch, device):
         path,
         images,
         data.load_masks(ids),
-        inference.segment(model, load_tensor(data, ids), batch, device),
+        inference.segment(model, load_tensor(data, ids), batch, device, finish),
         [f"{kind}: {row['id']}\nDice {100 * row['dice']:.1f} %" for kind, row in chosen],
         title=data.note.strip(),
         columns=sum(kind == "best" for kind, _ in chosen),
@@ -105,17 +107,17 @@ def main():
             f"have {data.channels}; give weights trained on data of this kind"
         )
     ids = labelled_ids(data, args.split)
-    images = Images(data, ids, device)
+    images, how = Images(data, ids, device), (args.batch, device, Finish.of(args))
     if args.native is None:
-        rows = engine.evaluate(model, data, images, args.batch, device)
+        rows = engine.evaluate(model, data, images, *how)
     else:
         originals = Originals(args.native, data)
         originals.need(ids)
         mask_of = originals.mask
-        rows = engine.evaluate_at_original_size(model, images, mask_of, args.batch, device)
+        rows = engine.evaluate_at_original_size(model, images, mask_of, *how)
     mean = metrics.mean(rows)
     write_csv(args.out / "metrics.csv", rows)
-    draw_cases(args.out / "cases.png", model, data, rows, args.batch, device)
+    draw_cases(args.out / "cases.png", model, data, rows, *how)
     write_json(
         args.out / "summary.json",
         {
@@ -123,6 +125,7 @@ def main():
             "n": len(rows),
             "synthetic": data.synthetic,
             "original_size": args.native is not None,
+            **Finish.of(args)._asdict(),
             "weights_sha256": sha256_file(args.weights),
             "data_fingerprint": data.fingerprint,
             "mean": mean,

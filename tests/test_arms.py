@@ -264,6 +264,8 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "paste": {"mix"},
         "teachersN": {"teachers"},
         "studentsN": {"students"},
+        "raw": set(),  # is what the study's FINISH says
+        "views": {"views", "largest"},
         "soft": {"own-masks"},
         "confident": {"own-masks"},
         "half": {"labelled-share"},
@@ -340,6 +342,7 @@ def test_names_with_blanks_and_shell_characters_stay_one_word():
         ({"SHARD": "x"}, "SHARD=x is not a share"),
         ({"OTHER_BUDGETS": "x"}, "OTHER_BUDGETS: 'x' is not PATTERN...: NUMBER..."),
         ({"ARMS": "random+frozen"}, r"random\+frozen: set ENCODER to a backbone of timm"),
+        ({"FINISH": "smooth"}, "FINISH=smooth: give nothing, views, largest, or both"),
         ({"ARMS": ""}, "has no arms; give NAME BASELINE ARM"),
         ({"ARMS": "random+luck"}, r"\+luck is not known"),
         ({"RUN": "two\nlines"}, "a name has a line break; rename it"),

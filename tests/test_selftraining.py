@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from segmentation.common.precision import Precision
-from segmentation.model import selftraining
+from segmentation.model import inference, selftraining
 from segmentation.model.unet import UNet
 
 CPU = Precision(torch.device("cpu"))
@@ -39,7 +39,7 @@ def test_mean_over_views(size):
                 seen = model(view[None, None])[0, 0].sigmoid().numpy()
                 back = seen[:, ::-1] if flip else seen
                 expected[row] += np.rot90(back, -turns) / 8
-    np.testing.assert_allclose(selftraining.mean_over_views(model, given), expected, atol=1e-6)
+    np.testing.assert_allclose(inference.mean_over_views(model, given), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("turns, flip", [(1, False), (2, True), (3, True)])
@@ -47,8 +47,8 @@ def test_mean_over_views(size):
 def test_turned_images_have_turned_means(turns, flip):
     model, given = network(), images(2, 32, 32).float() / 255
     moved = torch.from_numpy(np.stack([turned(x, turns, flip) for x in given[:, 0].numpy()]))
-    one = selftraining.mean_over_views(model, given).numpy()
-    other = selftraining.mean_over_views(model, moved[:, None]).numpy()
+    one = inference.mean_over_views(model, given).numpy()
+    other = inference.mean_over_views(model, moved[:, None]).numpy()
     np.testing.assert_allclose(other, np.stack([turned(x, turns, flip) for x in one]), atol=1e-6)
 
 
@@ -56,7 +56,7 @@ def test_own_masks():
     model, given = network(), images(5, 32, 48)
     with torch.no_grad():
         model.head.bias -= model(given.float() / 255).median()  # lesion and skin both
-        expected = selftraining.mean_over_views(model, given.float() / 255) > 0.5
+        expected = inference.mean_over_views(model, given.float() / 255) > 0.5
     for batch in (2, 16):
         masks = selftraining.own_masks([model], given, batch, CPU)
         assert masks.dtype == np.uint8 and set(np.unique(masks)) == {0, 1}
@@ -69,7 +69,7 @@ def test_masks_of_several_models_are_of_their_mean(monkeypatch):
         for model in models:
             x = given.float() / 255
             model.head.bias -= model(x).median()
-        mean = np.mean([selftraining.mean_over_views(m, x).numpy() for m in models], axis=0)
+        mean = np.mean([inference.mean_over_views(m, x).numpy() for m in models], axis=0)
     middle = float(np.median(np.maximum(mean, 1 - mean)))
     monkeypatch.setattr(selftraining, "CONFIDENT", middle)
     kinds = ("hard", "soft", "confident")

@@ -61,6 +61,8 @@ MODIFIERS = (  # in the order in which an arm's name has them
     Modifier("heads", "heads", True, "deep supervision; dsal needs it"),
     Modifier("teacher", "mean_teacher", True, "a mean teacher learns from the unlabelled pool too"),
     Modifier("selftrain", "self_train", True, "a second model learns the first one's own masks"),
+    Modifier("raw", "finish", "", "masks as they are predicted, without FINISH"),
+    Modifier("views", "finish", "views largest", "mean over eight views, then the largest region"),
     Modifier("teachersN", "teachers", NUMBER, "N models make the masks that a student learns"),
     Modifier("studentsN", "students", NUMBER, "N students, each on the masks of the one before"),
     Modifier("soft", "own_masks", "soft", "a student learns probabilities, not masks"),

@@ -273,6 +273,10 @@ def run_options(values, arm, seed):
         if name in settings:
             value = settings[name]
             more += [dashed(name)] if value is True else [dashed(name), str(value)]
+    finish = settings.get("finish", values["FINISH"]).split()
+    if not set(finish) <= {"views", "largest"}:
+        raise UserError(f"FINISH={values['FINISH']}: give nothing, views, largest, or both")
+    more += [dashed(word) for word in finish]
     if "training_masks" in settings:
         more += ["--training-masks", f"{values.data_out()}-released5"]
     if init != "none":

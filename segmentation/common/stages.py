@@ -129,11 +129,13 @@ ADDED = {
     "frozen": False,
     "frozen_norm": False,
     "labelled_share": 0.0,
+    "largest": False,
     "mix": "none",
     "own_masks": "hard",
     "steps": 0,
     "students": 1,
     "teachers": 1,
+    "views": False,
 }
 
 

@@ -13,6 +13,7 @@ from segmentation.data.images import to_input
 from segmentation.model import metrics
 from segmentation.model.augment import draw, mixed
 from segmentation.model.encoders import folded
+from segmentation.model.finish import PLAIN, largest_region
 from segmentation.model.inference import batches, enlarged, lesion_probabilities, segment
 from segmentation.model.losses import deep_supervision_loss
 
@@ -165,18 +166,18 @@ def take_steps(
     return rows
 
 
-def evaluate(model, data, images, batch, device):
+def evaluate(model, data, images, batch, device, finish=PLAIN):
     """Metrics of each image in `images`, an images.Images of `data`: list of dicts, `id` first."""
     rows = []
     for part in batches(len(images), 16 * batch):
-        predicted = segment(model, images[part], batch, device)
+        predicted = segment(model, images[part], batch, device, finish)
         ids = images.ids[part]
         scores = metrics.per_image(predicted, data.load_masks(ids))
         rows += [{"id": name, **row} for name, row in zip(ids, scores, strict=True)]
     return rows
 
 
-def evaluate_at_original_size(model, images, mask_of, batch, device):
+def evaluate_at_original_size(model, images, mask_of, batch, device, finish=PLAIN):
     """The same at the size of the original images, as the ISIC challenge measures.
 
     The lesion probabilities are enlarged bilinearly and thresholded at 0.5. `mask_of` is a function
@@ -185,9 +186,12 @@ def evaluate_at_original_size(model, images, mask_of, batch, device):
     rows = []
     for part in batches(len(images), batch):
         ids = images.ids[part]
-        probabilities = lesion_probabilities(model, images[part], batch, Precision(device))
+        given = images[part], batch, Precision(device)
+        probabilities = lesion_probabilities(model, *given, views=finish.views)
         for name, probability in zip(ids, probabilities, strict=True):
             mask = mask_of(name)
             predicted = enlarged(probability, mask.shape) > 0.5
+            if finish.largest:
+                predicted = largest_region(predicted)
             rows.append({"id": name, **metrics.per_image(predicted[None], mask[None])[0]})
     return rows

@@ -15,6 +15,7 @@ from segmentation.common.precision import Precision
 from segmentation.common.runfiles import derived_seed
 from segmentation.data.images import to_input
 from segmentation.model.encoders import folded
+from segmentation.model.finish import PLAIN, largest_region
 
 
 def nothing(count):
@@ -70,11 +71,28 @@ def lesion_probability(model, x):
     return model(x)[:, 0].float().sigmoid()
 
 
-def lesion_probabilities(model, images, batch, precision, advance=nothing):
-    """Lesion probability of each pixel, without dropout: float32 N x H x W in [0,1]."""
+def mean_over_views(model, x):
+    """Mean lesion probability over flips and quarter turns, turned back: float32 B x H x W, [0,1].
+
+    `x` is a batch of network inputs, float32 B x C x H x W in [0,1].
+    """
+    views = []
+    for turns in range(4):
+        turned = torch.rot90(x, turns, (2, 3))
+        straight = lesion_probability(model, turned)
+        flipped = lesion_probability(model, turned.flip(3)).flip(2)
+        views += [torch.rot90(p, -turns, (1, 2)) for p in (straight, flipped)]
+    return torch.stack(views).mean(dim=0)
+
+
+def lesion_probabilities(model, images, batch, precision, advance=nothing, views=False):
+    """Lesion probability of each pixel, without dropout: float32 N x H x W in [0,1].
+
+    With `views` the mean over views of the image.
+    """
 
     def measure(x):
-        return lesion_probability(model, x)
+        return mean_over_views(model, x) if views else lesion_probability(model, x)
 
     return per_image(measure, model, images, batch, precision, advance)
 
@@ -89,7 +107,7 @@ def enlarged(probability, size):
 
 
 @torch.no_grad()
-def segment(model, images, batch, device):
+def segment(model, images, batch, device, finish=PLAIN):
     """uint8 N x C x H x W -> uint8 masks N x H x W: 1 where the lesion probability is over 0.5.
 
     Always in float32.
@@ -98,6 +116,10 @@ def segment(model, images, batch, device):
     parts = []
     with folded(model):
         for part in batches(len(images), batch):
-            logits = model(to_input(images[part].to(device)))[:, 0]
-            parts.append((logits > 0).to(torch.uint8).cpu())
-    return torch.cat(parts).numpy()
+            x = to_input(images[part].to(device))
+            over = mean_over_views(model, x) > 0.5 if finish.views else model(x)[:, 0] > 0
+            parts.append(over.to(torch.uint8).cpu())
+    masks = torch.cat(parts).numpy()
+    if finish.largest:
+        masks = np.stack([largest_region(mask) for mask in masks]).astype(np.uint8)
+    return masks

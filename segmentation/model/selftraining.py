@@ -8,40 +8,24 @@ Several teachers, soft masks and several students in turn are from the same pape
 """
 
 import numpy as np
-import torch
 
-from segmentation.model.inference import lesion_probability, per_image
+from segmentation.model.finish import clean
+from segmentation.model.inference import lesion_probabilities
 
 CONFIDENT = 0.9  # probability from which a pixel of "confident" masks counts
 
 
-def mean_over_views(model, x):
-    """Mean lesion probability over flips and quarter turns, turned back: float32 B x H x W, [0,1].
-
-    `x` is a batch of network inputs, float32 B x C x H x W in [0,1].
-    """
-    views = []
-    for turns in range(4):
-        turned = torch.rot90(x, turns, (2, 3))
-        straight = lesion_probability(model, turned)
-        flipped = lesion_probability(model, turned.flip(3)).flip(2)
-        views += [torch.rot90(p, -turns, (1, 2)) for p in (straight, flipped)]
-    return torch.stack(views).mean(dim=0)
-
-
-def own_masks(models, images, batch, precision, kind="hard"):
+def own_masks(models, images, batch, precision, kind="hard", largest=False):
     """The masks that `models` make together of uint8 images N x C x H x W, as engine.train takes.
 
-    p is the mean over models and views. "hard": uint8 N x H x W, 1 where p > 0.5. "soft": float32,
-    p. "confident": float32, 0 or 1 where p is below 1 - CONFIDENT or above CONFIDENT, else NaN.
+    p is the mean over models and views, with `largest` by finish.clean. "hard": uint8 N x H x W, 1
+    where p > 0.5. "soft": float32, p. "confident": float32, 0 or 1 where p is below 1 - CONFIDENT
+    or above CONFIDENT, else NaN.
     """
-    p = 0
-    for model in models:
-
-        def measure(x, model=model):
-            return mean_over_views(model, x)
-
-        p = p + per_image(measure, model, images, batch, precision) / len(models)
+    seen = (lesion_probabilities(m, images, batch, precision, views=True) for m in models)
+    p = sum(seen) / len(models)
+    if largest:
+        p = clean(p)
     if kind == "hard":
         return (p > 0.5).astype(np.uint8)
     if kind == "confident":

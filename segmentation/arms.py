@@ -25,7 +25,17 @@ from segmentation.common.runfiles import Parser, UserError, run_script
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 # Settings of the training of a network.
-TRAINS = ("recipe", "augment", "mix", "heads", "mean_teacher", "self_train", "released_scale")
+TRAINS = (
+    "recipe",
+    "steps",
+    "encoder_rate",
+    "augment",
+    "mix",
+    "heads",
+    "mean_teacher",
+    "self_train",
+    "released_scale",
+)
 TEACHES = ("teachers", "students", "own_masks", "labelled_share")  # of self-training
 
 

@@ -238,6 +238,8 @@ def test_an_arm_with_a_network_of_its_own_has_its_own_pretraining():
 def test_every_recipe_trains_as_many_steps_if_they_are_given():
     values = hyperparameters("study", ARMS="random full random+strong random+paper", STEPS="70")
     assert all(options(w)["steps"] == ["70"] for w in words_of("train", values).values())
+    longer = hyperparameters("study", ARMS="random+steps900", STEPS="70")
+    assert options(words_of("train", longer)["random+steps900/seed0"])["steps"] == ["900"]
     assert not any("--steps" in w for w in words_of("train", hyperparameters("paper")).values())
 
 
@@ -270,6 +272,8 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "confident": {"own-masks"},
         "half": {"labelled-share"},
         "frozen": {"frozen"},
+        "stepsN": {"steps"},
+        "trained": {"encoder-rate"},
         "noaugment": {"augment"},
         "flips": {"augment"},
         "light": {"augment"},

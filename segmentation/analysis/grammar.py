@@ -52,6 +52,8 @@ MODIFIERS = (  # in the order in which an arm's name has them
     Modifier("paper", "recipe", "paper", "the paper's recipe, trained from the start every round"),
     Modifier("strong", "recipe", "strong", "the strong recipe, in place of RECIPE"),
     Modifier("pretrained", "recipe", "pretrained", "the recipe that trains the decoder alone"),
+    Modifier("stepsN", "steps", NUMBER, "N optimizer steps in each round, in place of STEPS"),
+    Modifier("trained", "encoder_rate", 0.1, "the encoder learns too, at a tenth of the rate"),
     Modifier("noaugment", "augment", "none", "no augmentation"),
     Modifier("flips", "augment", "flips", "flips alone as augmentation"),
     Modifier("light", "augment", "light", "flips, contrast and brightness as augmentation"),

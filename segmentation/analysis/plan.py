@@ -19,6 +19,7 @@ STAGES = {  # of run.sh -> the steps of each, in order
 
 
 AS_THEY_ARE = (  # settings of an arm that are options of active_learning.py
+    "encoder_rate",
     "augment",
     "mix",
     "frozen",
@@ -265,7 +266,8 @@ def run_options(values, arm, seed):
     tuned = values.given(epochs=epochs, epochs_round="EPOCHS_ROUND", batch="BATCH", lr="LR")
     if "recipe" in settings:  # as it is, but comparable at every budget
         tuned = ["--from-scratch"]
-    tuned += values.given(steps="STEPS")
+    if settings.get("steps", values["STEPS"]):
+        tuned += ["--steps", str(settings.get("steps", values["STEPS"]))]
     if "frozen" in settings and values.network(arm)[0] == "paper":
         raise UserError(f"{arm.name}: set ENCODER to a backbone of timm for +frozen")
     more = []

@@ -111,7 +111,7 @@ choose FULL_EPOCHS     20        28        28        ""        ""        ""  # e
 choose BATCH           8         10        10        ""        ""        ""  # images per step
 choose LR              0.001     0.0001    0.0001    ""        ""        ""  # learning rate
 choose DROPOUT         0.5       0.5       0.5       0.5       0.5       0.5  # dropout probability at the bottleneck
-choose FINISH          ""        ""        ""        ""        largest   largest  # of predicted masks: views (mean of 8), largest (region), both
+choose FINISH          ""        ""        ""        ""        ""        ""  # of predicted masks: views (mean of 8), largest (region), both
 choose PASSES          20        20        20        20        20        20  # Monte Carlo passes of CEAL and BALD
 choose AMP             auto      auto      auto      bf16      auto      auto  # auto (bf16 or fp16 on a GPU, float32 on a CPU),
 #                                                           # off, bf16, fp16
@@ -130,7 +130,7 @@ pretraining random+scratch random+scratch random random+all saal+scratch saal sa
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8" "
 encoders random random+strong random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder random+encoder random
-selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+cutmix random+paste random+raw random+views" "
+selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+cutmix random+paste random+largest random+views" "
 tables random full random+selftrain kmeans+selftrain+imagenet random"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm

@@ -266,8 +266,8 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "paste": {"mix"},
         "teachersN": {"teachers"},
         "studentsN": {"students"},
-        "raw": set(),  # is what the study's FINISH says
-        "views": {"views", "largest"},
+        "largest": {"largest"},
+        "views": {"views"},
         "soft": {"own-masks"},
         "confident": {"own-masks"},
         "half": {"labelled-share"},

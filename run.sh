@@ -102,7 +102,7 @@ random saal-ceal: 10 20 40 80 100 160 300 615
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
 *+k* *+pool1 *+standard *+thumbnails *+masks first *+released* *+draw*: 10 20 40
-" "*+selftrain* *+cutmix *+paste: 20" "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
+" "*+selftrain* *+cutmix *+paste *+largest *+views: 20" "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
 choose RECIPE          paper     paper     paper     strong    pretrained  pretrained  # paper, strong, pretrained: segmentation/model/recipes.py
 choose EPOCHS          30        10        10        ""        ""        ""  # epochs of round 0; empty, also below: the recipe's
 choose STEPS           ""        ""        ""        ""        400       400  # optimizer steps of each round in all; empty: by epochs
@@ -129,7 +129,7 @@ query random random random-entropy random-margin random-bald random-ceal saal-ce
 pretraining random+scratch random+scratch random random+all saal+scratch saal saal+all
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8" "
-encoders random random+strong random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder random+encoder random
+encoders random random random+trained random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder+strong random+encoder random+encoder+trained
 selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+cutmix random+paste random+largest random+views" "
 tables random full random+selftrain kmeans+selftrain+imagenet random"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table

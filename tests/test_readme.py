@@ -67,13 +67,16 @@ def test_every_strategy_stands_in_the_table():
 
 def test_every_named_option_exists():
     """Options in the README's commands are options of the scripts that it calls."""
-    shared = (ROOT / "segmentation/common/precision.py").read_text(encoding="utf-8")
+    shared = {
+        module: (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        for module in ("segmentation.common.precision", "segmentation.model.encoders")
+    }
     for line in README.replace("\\\n", " ").splitlines():
         call = re.match(r"(?:python|torchrun [^.]*) (\S+\.py) (.*)", line)
         if call:
             source = (ROOT / call[1]).read_text(encoding="utf-8")
-            if "from segmentation.common.precision import" in source:
-                source += shared
+            for module, text in shared.items():
+                source += text if f"from {module} import" in source else ""
             for option in re.findall(r"--[a-z][a-z0-9-]*", call[2]):
-                option = re.sub("^--no-(?=tf32$)", "--", option)
-                assert f'"{option}"' in source, (call[1], option)
+                names = option, re.sub("^--no-", "--", option)
+                assert any(f'"{name}"' in source for name in names), (call[1], option)

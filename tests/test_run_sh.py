@@ -43,6 +43,11 @@ def run(*words, **settings):
     )
 
 
+def has_row(text, arm, labels, seeds):
+    """Whether a table has a row of this arm, with any number of steps."""
+    return re.search(rf"\| {arm} \| {labels} \| \d+ \| {seeds} \|", text) is not None
+
+
 def test_the_whole_pipeline(tmp_path):
     settings = {**TINY, "RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data"}
     first = run(**settings)
@@ -52,8 +57,8 @@ def test_the_whole_pipeline(tmp_path):
     for script in ("preprocess", "pretrain", "cluster", "active_learning", "tables", "evaluate"):
         times = 4 if script == "active_learning" else 1
         assert sum(f"{script}.py --" in line for line in commands) == times, script
-    assert "| saal-ceal | 12 | 2 |" in first.stdout
-    assert "| full | 32 | 2 |" in first.stdout
+    assert has_row(first.stdout, "saal-ceal", 12, 2)
+    assert has_row(first.stdout, "full", 32, 2)
     assert "ynthetic demo data" in first.stdout
     pictures = first.stdout.split("Pictures:\n")[1].split()
     assert [Path(name).name for name in pictures] == [
@@ -88,7 +93,7 @@ def test_shares_make_up_the_whole(tmp_path):
         if share == "2/3":  # tables take what there is
             early = run("tables", **{**settings, "BASELINE": "full"})
             assert early.returncode == 0, early.stderr
-            assert "| saal-ceal | 12 | 1 |" in early.stdout
+            assert has_row(early.stdout, "saal-ceal", 12, 1)
             assert "No run yet: full." in early.stdout
             assert "No finished run of full, so no differences to it." in early.stdout
     assert [len(runs) for runs in done.values()] == [1, 2, 1]
@@ -96,7 +101,7 @@ def test_shares_make_up_the_whole(tmp_path):
     assert set.union(*done.values()) == {f"{arm}/seed{seed}" for arm in arms for seed in (0, 1)}
     whole = run("tables", **settings)
     assert whole.returncode == 0, whole.stderr
-    assert "| saal-ceal | 12 | 2 |" in whole.stdout and "| full | 32 | 2 |" in whole.stdout
+    assert has_row(whole.stdout, "saal-ceal", 12, 2) and has_row(whole.stdout, "full", 32, 2)
 
 
 def test_every_modifier_of_an_arm(tmp_path):

@@ -95,7 +95,7 @@ def folded(model):
     For a backbone that keeps its statistics and is not trained: it computes the same but for
     rounding, in two thirds of the time. Leaves a network with the paper's encoder as it is.
     """
-    encoder = model.encoder
+    encoder = getattr(model, "encoder", None)
     if not isinstance(encoder, TimmEncoder):
         yield
         return

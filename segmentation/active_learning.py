@@ -399,9 +399,8 @@ class Loop:
             fitted, log = self.fit((*stream, *names), model, more_ids, masks, share, names)
             models.append(fitted)
             logs += log
+        images, how = self.images_of(rest), (recipe.own_masks, self.args.largest)
         for number in range(recipe.students):
-            images = self.images_of(rest)
-            how = recipe.own_masks, self.args.largest
             own = own_masks(models, images, recipe.batch, self.precision, *how)
             both = np.concatenate([true.astype(own.dtype), own])
             names = ("student", number) if number else ("student",)

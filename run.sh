@@ -66,7 +66,7 @@ choose() { # NAME demo cpu paper study encoders lab: sets an unset NAME to the p
 choose DATA            demo      isic2017  isic2017  isic2017  isic2017  isic2017  # a folder, isic2017 (downloaded), demo (drawn)
 choose SEEDS           "0 1"     "0 1 2"   "0 1 2 3 4 5 6 7 8 9" "0 1 2 3 4" "0 1 2 3 4" "0 1 2"  # repetitions of every arm
 # data
-choose SIZE            64        64        256       48        96        128  # pixels, or HEIGHTxWIDTH
+choose SIZE            64        64        256       48        64        128  # pixels, or HEIGHTxWIDTH
 choose GRAY            1         1         1         1         0         0  # 1: grayscale (the paper), 0: colour
 choose DEMO_IMAGES     240       240       240       240       240       240  # number of synthetic images if DATA=demo
 choose POOL_COUNT      ""        ""        ""        ""        ""        ""  # pool images; empty: all except the test images
@@ -102,7 +102,10 @@ random saal-ceal: 10 20 40 80 100 160 300 615
 permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 20 40 80
 *+all saal+scratch *+flips *+noaugment: 10 20 40 80
 *+k* *+pool1 *+standard *+thumbnails *+masks first *+released* *+draw*: 10 20 40
-" "*+selftrain* *+cutmix *+paste *+largest *+views: 20" "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
+" "
+*+steps1600*: 10 1600
+*+selftrain* *+teacher *+constancy *+cutmix *+paste *+largest *+views: 10 20
+" "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
 choose RECIPE          paper     paper     paper     strong    pretrained  pretrained  # paper, strong, pretrained: segmentation/model/recipes.py
 choose EPOCHS          30        10        10        ""        ""        ""  # epochs of round 0; empty, also below: the recipe's
 choose STEPS           ""        ""        ""        ""        400       400  # optimizer steps of each round in all; empty: by epochs
@@ -130,7 +133,8 @@ pretraining random+scratch random+scratch random random+all saal+scratch saal sa
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8" "
 encoders random random random+trained random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder+strong random+encoder random+encoder+trained
-selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+cutmix random+paste random+largest random+views" "
+selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+teacher random+constancy random+cutmix random+paste random+largest random+views
+steps random random random+steps1600 random+trained random+steps1600+trained random+unet+strong random+unet+strong+steps1600 random+untrained+strong random+untrained+strong+steps1600" "
 tables random full random+selftrain kmeans+selftrain+imagenet random"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm

@@ -130,6 +130,7 @@ def parse_args():
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
     add_encoder_options(parser)
+    add("--constancy", action="store_true", help="images as under white light, by shades of gray")
     add("--dropout", type=float, default=0.5, help="probability, at the bottleneck")
     add("--passes", type=positive, default=20, help="Monte Carlo passes of CEAL and BALD")
     for field in fields(query.CealSettings):
@@ -182,7 +183,7 @@ def refuse_for_frozen(args):
         raise UserError("--frozen needs --encoder, a backbone of timm")
     if QUERIES[args.query].dropout:
         raise UserError(f"--frozen has no dropout, which --query {args.query} needs; leave one out")
-    for name in ("heads", "mean_teacher", "self_train", "released_scale"):
+    for name in ("heads", "mean_teacher", "self_train", "released_scale", "constancy"):
         if getattr(args, name):
             raise UserError(
                 f"--frozen trains no network, so --{name.replace('_', '-')} is not for it"
@@ -243,6 +244,8 @@ class Inputs:
     def of(cls, args):
         """Open what the parsed options name. UserError if something does not fit."""
         data = open_data(args.data)
+        if args.constancy and data.channels == 1:
+            raise UserError(f"{data.folder}: gray images have no colour; leave out --constancy")
         (pool, others), test = labelled_pool(data), data.test
         if args.holdout:
             pool, test = hold_out(pool, args.holdout)
@@ -362,6 +365,7 @@ class Loop:
         torch.manual_seed(derived_seed(args.seed, "weights", *names))
         scale = 255.0 if args.released_scale else 1.0
         more = {"dropout": args.dropout, "heads": args.heads, "scale": scale}
+        more["constancy"] = args.constancy
         model, _ = build(args, self.data, 1, args.frozen, **more)
         warm_start(model, args.weights, args.init)
         return model

@@ -30,6 +30,7 @@ TRAINS = (
     "steps",
     "encoder_rate",
     "augment",
+    "constancy",
     "mix",
     "heads",
     "mean_teacher",

@@ -258,6 +258,7 @@ def test_what_an_option_needs(data, tmp_path, refused):
     words = ["--data", data, "--out", tmp_path / "out", *LOOP]
     assert "needs --weights" in refused("active_learning", *words, "--init", "all")
     assert "strategy saal needs --clusters" in refused("active_learning", *words, "--query", "saal")
+    assert "gray images have no colour" in refused("active_learning", *words, "--constancy")
 
 
 def test_clusters_of_other_weights_are_refused(run, tmp_path, refused):

@@ -262,6 +262,7 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "unet": {"encoder", "clusters", "weights"},
         "backbone": {"encoder", "encoder-weights", "clusters", "weights"},
         "untrained": {"encoder", "clusters", "weights"},
+        "constancy": {"constancy"},
         "cutmix": {"mix"},
         "paste": {"mix"},
         "teachersN": {"teachers"},

@@ -57,6 +57,7 @@ MODIFIERS = (  # in the order in which an arm's name has them
     Modifier("noaugment", "augment", "none", "no augmentation"),
     Modifier("flips", "augment", "flips", "flips alone as augmentation"),
     Modifier("light", "augment", "light", "flips, contrast and brightness as augmentation"),
+    Modifier("constancy", "constancy", True, "images as under white light, by shades of gray"),
     Modifier("cutmix", "mix", "cutmix", "CutMix: boxes of other images in half of the images"),
     Modifier("paste", "mix", "paste", "lesions of other images pasted on half of the images"),
     Modifier("frozen", "frozen", True, "regression on a frozen ENCODER's features, no training"),

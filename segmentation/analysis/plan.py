@@ -21,6 +21,7 @@ STAGES = {  # of run.sh -> the steps of each, in order
 AS_THEY_ARE = (  # settings of an arm that are options of active_learning.py
     "encoder_rate",
     "augment",
+    "constancy",
     "mix",
     "frozen",
     "heads",

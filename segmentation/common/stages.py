@@ -123,6 +123,7 @@ def environment():
 
 # Options that older stages have not recorded: what they meant.
 ADDED = {
+    "constancy": False,
     "encoder": "paper",
     "encoder_rate": 1.0,
     "folds": 0,

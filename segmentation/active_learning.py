@@ -11,11 +11,17 @@ weights. Each later round labels --per-round more, chosen by the --query strateg
 the answers of the oracle. After each round the model is evaluated on every test image; the test
 images are used for nothing else. Strategies: see segmentation/selection/strategies.py.
 
+Where a person is the oracle, --labelled names a CSV file with the columns id and round, what was
+labelled in each round, and --suggest N has the strategies choose N images for the next round, which
+need no masks yet. Called again with a longer file it goes on, also on a data folder that has got
+more masks and images. segmentation/annotate.py does this.
+
 Writes to --out: `state.json` (which id was labelled in which round, with what score, by which
 rule), and in `round_RR/`: `scores.csv` (of every unlabelled image, if the strategy scores them:
 uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `metrics.csv` (every
 test image), with --folds `folds.csv` (every labelled image, by a model that has not seen it) and
-`weights.pt` (of the last round, or of all with --keep-weights). If it is interrupted, call it
+`weights.pt` (of the last round, or of all with --keep-weights); with --suggest `suggestion.csv` in
+the folder of the next round. If it is interrupted, call it
 again: it repeats the unfinished round and ends with the same results, because every random number
 comes from (seed, round, purpose).
 """
@@ -38,6 +44,7 @@ from segmentation.common.runfiles import (
     derived_seed,
     numpy_rng,
     positive,
+    read_csv,
     read_json,
     run_script,
     write_csv,
@@ -70,6 +77,8 @@ TRAINING_MASKS_HELP = "train on the masks of another data folder with the same i
 HOLDOUT_HELP = (
     "evaluate on N images of the pool, which are not labelled, instead of the test images"
 )
+LABELLED_HELP = "CSV file (id, round) of what was labelled, in place of choosing and of budgets"
+SUGGEST_HELP = "then choose N images for the next round, with or without masks; for --labelled"
 FROZEN_HELP = "no training: logistic regression on the features of a frozen --encoder"
 FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: do not"
 SELF_TRAIN_HELP = (
@@ -106,6 +115,8 @@ def parse_args():
         metavar="N",
         help="total labels in each round; replaces the three options above",
     )
+    add("--labelled", type=Path, metavar="CSV", help=LABELLED_HELP)
+    add("--suggest", type=int, default=0, metavar="N", help=SUGGEST_HELP)
     add(
         "--recipe",
         choices=RECIPES,
@@ -172,6 +183,10 @@ def parse_args():
         raise UserError("--rounds must be at least 0, and --dropout at least 0 and less than 1")
     if not 0 <= args.labelled_share < 1 or args.encoder_rate < 0:
         raise UserError("--labelled-share must be at least 0 and less than 1, --encoder-rate >= 0")
+    if args.labelled is None and args.suggest:
+        raise UserError("--suggest needs --labelled, a CSV file; without it all rounds are done")
+    if args.labelled is not None and (args.budgets or args.holdout or args.suggest < 0):
+        raise UserError("--labelled: leave out --budgets and --holdout; --suggest is 0 or more")
     if args.budgets and sorted(set(args.budgets)) != args.budgets:
         raise UserError(f"--budgets {' '.join(map(str, args.budgets))}: give increasing numbers")
     return args
@@ -198,9 +213,33 @@ def labelled_pool(data):
     pool, others = parts
     if others:
         print(f"{len(others)} pool images have no mask: they are never chosen for labelling")
-    if not data.test:
-        raise UserError(f"{data.folder}: has no test images; add masks and run preprocess.py again")
     return pool, others
+
+
+def given_labels(path, data):
+    """What was labelled in each round, of the file --labelled: a list of lists of ids.
+
+    UserError unless its rounds are 0, 1, 2 ... in this order, and each of its ids is an image of
+    the pool that has a mask, and stands there once.
+    """
+    rounds, seen, pool = [], set(), set(data.pool)
+    rows = read_csv(path, fix="give a CSV file with the columns id and round")
+    for line, row in enumerate(rows, start=2):
+        name, number = row.get("id"), row.get("round") or ""
+        fits = number.isdigit() and int(number) in (len(rounds) - 1, len(rounds))
+        if name is None or not fits:
+            raise UserError(
+                f"{path}: line {line} is not an id and a round after that of the line before; "
+                "give the columns id and round, with rounds from 0 on"
+            )
+        if name in seen or name not in pool or not data.has_mask[name]:
+            why = "stands there twice" if name in seen else "is no image of the pool with a mask"
+            raise UserError(f"{path}: line {line}: {name} {why}; remove it, or add its mask")
+        if int(number) == len(rounds):
+            rounds.append([])
+        rounds[-1].append(name)
+        seen.add(name)
+    return rounds
 
 
 def hold_out(pool, count):
@@ -238,6 +277,7 @@ class Inputs:
     test: list  # ids to measure on
     budgets: list  # total labels in each round
     answers: Data  # whose masks are the answers of the oracle
+    given: list | None  # ids of each round, if --labelled says what was labelled
     hashes: dict  # name of an input -> hash of its content
 
     @classmethod
@@ -246,11 +286,25 @@ class Inputs:
         data = open_data(args.data)
         if args.constancy and data.channels == 1:
             raise UserError(f"{data.folder}: gray images have no colour; leave out --constancy")
-        (pool, others), test = labelled_pool(data), data.test
-        if args.holdout:
-            pool, test = hold_out(pool, args.holdout)
-        budgets = schedule(args, len(pool))
-        if args.folds and not 2 <= args.folds <= budgets[0]:
+        given, test = None, data.test
+        if args.labelled is None:
+            pool, others = labelled_pool(data)
+            if args.holdout:
+                pool, test = hold_out(pool, args.holdout)
+            budgets = schedule(args, len(pool))
+        else:
+            (pool, others), given = (data.pool, []), given_labels(args.labelled, data)
+            budgets = np.cumsum([len(ids) for ids in given]).tolist()
+            if args.suggest > len(pool) - sum(budgets[-1:]):
+                raise UserError(
+                    f"--suggest {args.suggest}: the pool of {args.data} has only "
+                    f"{len(pool) - sum(budgets[-1:])} images that are not labelled; ask for fewer"
+                )
+        if budgets and not test and not args.folds:
+            raise UserError(
+                f"{data.folder}: has no test images; add masks and run preprocess.py again"
+            )
+        if args.folds and budgets and not 2 <= args.folds <= budgets[0]:
             raise UserError(
                 f"--folds {args.folds}: give 0, or 2 to {budgets[0]}, the labels of round 0"
             )
@@ -265,13 +319,21 @@ class Inputs:
             hashes["weights"] = encoder_sha256(load_encoder(args.weights))
         if args.clusters is not None:
             hashes["clusters"] = clusters_sha256(args.clusters)
-        return cls(data, pool, pool + others, test, budgets, answers, hashes)
+        return cls(data, pool, pool + others, test, budgets, answers, given, hashes)
+
+    @property
+    def free(self):
+        """What may change between two calls: with --labelled, what a person adds."""
+        return () if self.given is None else ("data", "clusters", "labelled", "suggest")
 
     def state(self, args):
         """The content of the run's state.json, or what it is before the first round."""
         path = args.out / "state.json"
         if path.exists():
-            return read_json(path, fix=f"delete {args.out}")
+            state = read_json(path, fix=f"delete {args.out}")
+            if self.given is not None:
+                self.check_given(args, state)
+            return state
         return {
             "seed": args.seed,
             "data": self.data.fingerprint,
@@ -281,6 +343,17 @@ class Inputs:
             "labelled": [],
         }
 
+    def check_given(self, args, state):
+        """UserError unless --labelled goes on from the rounds of the run's `state`."""
+        done = [[] for _ in state["rounds"]]
+        for entry in state["labelled"]:
+            done[entry["round"]].append(entry["id"])
+        if done != self.given[: len(done)]:
+            raise UserError(
+                f"{args.labelled}: has other ids in the first {len(done)} rounds than "
+                f"{args.out}/state.json; put them back, or give another --out"
+            )
+
 
 class Loop:
     """One run: what its rounds share. `run` does the rounds."""
@@ -288,7 +361,7 @@ class Loop:
     def __init__(self, args, inputs, state):
         self.args, self.state = args, state
         self.data, self.answers, self.budgets = inputs.data, inputs.answers, inputs.budgets
-        self.pool, self.seen = inputs.pool, inputs.seen
+        self.pool, self.seen, self.given = inputs.pool, inputs.seen, inputs.given
         self.place = {name: place for place, name in enumerate(self.seen)}
         self.recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
         self.precision = Precision.of(args, pick_device(args.device))
@@ -298,8 +371,9 @@ class Loop:
             arrays = open_clusters(args.clusters, self.pool, encoder, args.weights)
         self.read = reader(args.clusters, arrays)
         self.first_model()  # refuses weights that do not fit, before anything is written
-        self.cold_start = None if state["rounds"] else self.answer(0, None, set())  # likewise
-        begin_stage(args.out, args, inputs.hashes)
+        chooses = self.given is None and not state["rounds"]
+        self.cold_start = self.answer(0, None, set()) if chooses else None  # likewise
+        begin_stage(args.out, args, inputs.hashes, inputs.free)
         self.images = Images(self.data, self.seen, self.precision.device, args.pool_on)
         self.pool_images = self.images.subset(slice(len(self.pool)))
         self.test_images = Images(self.data, inputs.test, self.precision.device, args.pool_on)
@@ -318,7 +392,7 @@ class Loop:
         args = self.args
         mask = np.zeros(len(self.pool), dtype=bool)
         mask[[self.place[name] for name in known]] = True
-        budget = self.budgets[number] - len(known)
+        budget = args.suggest if self.given is not None else self.budgets[number] - len(known)
         names = ("round", number, "query") if number else ("cold start",)
         names += ("draw", args.draw) if args.draw else ()
         view = View(mask, numpy_rng(args.seed, *names), self.read)
@@ -480,25 +554,32 @@ class Loop:
         """Choose, train, evaluate, save. The state is written last: only whole rounds count."""
         args, folder = self.args, self.folder(number)
         model = load_model(self.folder(number - 1) / "weights.pt") if number else None
-        labelled = self.state["labelled"]
-        known = {entry["id"] for entry in labelled}
-        answer = self.answer(number, model, known) if number else self.cold_start
-        labelled = labelled + self.entries(number, answer, known)
-        pseudo = [self.pool[place] for place in answer.pseudo]
+        labelled, pseudo, note = self.state["labelled"], [], ""
+        if self.given is None:
+            known = {entry["id"] for entry in labelled}
+            answer = self.answer(number, model, known) if number else self.cold_start
+            labelled = labelled + self.entries(number, answer, known)
+            pseudo, note = [self.pool[place] for place in answer.pseudo], answer.note
+        else:
+            row = {"round": number, "score": None, "source": "given"}
+            labelled = labelled + [{**row, "id": name} for name in self.given[number]]
         ids = [entry["id"] for entry in labelled]
         assert len(set(ids)) == len(ids) == self.budgets[number]
         model, log = self.train(number, model, ids, pseudo)
-        rows = self.measure(model, self.data, self.test_images)
+        rows = self.measure(model, self.data, self.test_images) if len(self.test_images) else []
         if args.folds:
             folds = self.cross_validate(number, ids)
             write_csv(folder / "folds.csv", folds)
             dice = 100 * metrics.mean(folds)["dice"]
             print(f"round {number}: Dice of {args.folds}-fold cross-validation {dice:.2f} %")
         write_csv(folder / "log.csv", log)
-        write_csv(folder / "metrics.csv", rows)
+        if rows:
+            write_csv(folder / "metrics.csv", rows)
         save_model(folder / "weights.pt", model)
         self.state["labelled"] = labelled
-        entry = {"round": number, "labels": len(ids), "pseudo": pseudo, "note": answer.note}
+        self.state["rounds_planned"] = len(self.budgets) - 1
+        entry = {"round": number, "labels": len(ids), "pseudo": pseudo, "note": note}
+        entry |= {} if self.given is None else {"data": self.data.fingerprint}
         self.state["rounds"].append({**entry, "steps": sum(row["steps"] for row in log)})
         write_json(args.out / "state.json", self.state)
         if number and not args.keep_weights:
@@ -511,24 +592,34 @@ class Loop:
         extra = f" + {len(entry['pseudo'])} pseudo-labels" if entry["pseudo"] else ""
         measured = "held-out" if self.args.holdout else "test"
         note = f"; {entry['note']}" if entry["note"] else ""
+        dice = f", {measured} Dice {100 * metrics.mean(rows)['dice']:.2f} %" if rows else ""
         print(
-            f"round {entry['round']}/{planned}: {entry['labels']} labels{extra}, {measured} Dice "
-            f"{100 * metrics.mean(rows)['dice']:.2f} %{self.data.note}, "
-            f"{sum(row['seconds'] for row in log):.1f} s of training{note}",
+            f"round {entry['round']}/{planned}: {entry['labels']} labels{extra}{dice}"
+            f"{self.data.note}, {sum(row['seconds'] for row in log):.1f} s of training{note}",
             flush=True,
         )
+
+    def suggest(self):
+        """Choose --suggest images for the round after the last: suggestion.csv in its folder."""
+        number, known = len(self.budgets), {entry["id"] for entry in self.state["labelled"]}
+        model = load_model(self.folder(number - 1) / "weights.pt") if number else None
+        rows = self.entries(number, self.answer(number, model, known), known)
+        write_csv(self.folder(number) / "suggestion.csv", rows)
+        print(f"suggests {len(rows)} images: {self.folder(number)}/suggestion.csv")
 
     def run(self):
         for number in range(len(self.state["rounds"]), len(self.budgets)):
             self.round(number)
+        if self.args.suggest:
+            self.suggest()
 
 
 def main():
     args = parse_args()
     inputs = Inputs.of(args)
-    check_stage(args.out, args, inputs.hashes)
+    check_stage(args.out, args, inputs.hashes, inputs.free)
     state = inputs.state(args)
-    if len(state["rounds"]) == len(inputs.budgets):
+    if len(state["rounds"]) == len(inputs.budgets) and not args.suggest:
         print(f"{args.out}: finished already")
         return
     Loop(args, inputs, state).run()

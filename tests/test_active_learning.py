@@ -1,6 +1,7 @@
 """The loop by its budget arithmetic, its files and its refusals."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -503,3 +504,86 @@ def test_images_without_masks_are_not_asked_for_but_learned_from(tmp_path, capsy
     assert labelled(out) == labelled(tmp_path / "out") and [len(x) for x in taught] == [15, 16]
     unasked = open_data(tmp_path / "data").load_images([lost]).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(taught[1][15:], unasked)
+
+
+# A person as the oracle ------------------------------------------------------------------------
+
+
+def labels_file(path, rounds):
+    """A file for --labelled; `rounds` are lists of ids."""
+    path.write_text(
+        "id,round\n" + "".join(f"{name},{n}\n" for n, ids in enumerate(rounds) for name in ids)
+    )
+    return path
+
+
+@pytest.mark.parametrize("query", ["entropy", "kmeans"])
+def test_a_person_who_answers_like_the_oracle_gets_the_same_models(run, data, tmp_path, query):
+    """Suggestions and masks, round by round, are those of a run that asks the oracle."""
+    common = ["--cold-start", "kmeans", "--query", query, "--from-scratch"]
+    simulated = run("saal", *common, "--budgets", 6, 9, 11)
+    out, rounds = tmp_path / "person", []
+    for number, count in enumerate((6, 3, 2, 0)):
+        words = run.words(out, "saal", *common, "--suggest", count, "--keep-weights")
+        call("active_learning", *words, "--labelled", labels_file(tmp_path / "l.csv", rounds))
+        if count:
+            rows = read_csv(out / f"round_{number:02d}" / "suggestion.csv")
+            rounds.append([row["id"] for row in rows])
+    assert [name for ids in rounds for name in ids] == labelled(simulated)
+    for name in ("metrics.csv", "weights.pt"):
+        same = [(folder / "round_02" / name).read_bytes() for folder in (simulated, out)]
+        assert same[0] == same[1]
+    state = state_of(out)
+    assert [entry["labels"] for entry in state["rounds"]] == [6, 9, 11]
+    assert state["rounds_planned"] == 2
+
+
+def test_the_next_images_need_no_masks(run, data, tmp_path):
+    """All images without a mask can be suggested; what is labelled must have one."""
+    copy = shutil.copytree(data, tmp_path / "data")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    pool = open_data(data).pool
+    kept = pool[:4]
+    for row in manifest["rows"]:
+        if row["id"] in pool and row["id"] not in kept:
+            row["mask"] = row["mask_sha256"] = None
+    write_json(copy / "manifest.json", manifest)
+    words = ["--data", copy, "--out", tmp_path / "run", *LOOP, "--suggest", 44]
+    call("active_learning", *words, "--labelled", labels_file(tmp_path / "l.csv", [kept]))
+    rows = read_csv(tmp_path / "run" / "round_01" / "suggestion.csv")
+    assert sorted([*kept, *(row["id"] for row in rows)]) == pool
+
+
+def test_cross_validation_needs_no_test_images(run, data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    splits = json.loads((copy / "splits.json").read_text())
+    write_json(copy / "splits.json", {**splits, "test": []})
+    given = labels_file(tmp_path / "l.csv", [open_data(data).pool[:6]])
+    words = ["--data", copy, "--out", tmp_path / "run", *LOOP, "--labelled", given, "--folds", 3]
+    call("active_learning", *words)
+    folder = tmp_path / "run" / "round_00"
+    assert len(read_csv(folder / "folds.csv")) == 6 and not (folder / "metrics.csv").exists()
+
+
+def test_what_a_list_of_labels_must_be(data, tmp_path, refused):
+    opened, out = open_data(data), tmp_path / "run"
+    one, two, three = opened.pool[:3]
+    path = tmp_path / "l.csv"
+    words = ["--data", data, "--out", out, *LOOP, "--labelled", path]
+    for rounds, reason in (
+        ([[one, two, one]], "line 4: .* stands there twice"),
+        ([[opened.test[0]]], "is no image of the pool with a mask"),
+        ([[one], [], [two]], "line 3 is not an id and a round after"),
+    ):
+        labels_file(path, rounds)
+        assert re.search(reason, refused("active_learning", *words))
+    assert "leave out --budgets" in refused("active_learning", *words, "--budgets", 4)
+    assert "--suggest needs --labelled" in refused(
+        "active_learning", "--data", data, "--out", out, "--suggest", 2
+    )
+    labels_file(path, [[one, two]])
+    assert "has only 46 images" in refused("active_learning", *words, "--suggest", 47)
+    assert not out.exists()
+    call("active_learning", *words)
+    labels_file(path, [[one, three]])
+    assert "has other ids in the first 1 rounds" in refused("active_learning", *words)

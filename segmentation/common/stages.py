@@ -129,26 +129,28 @@ ADDED = {
     "folds": 0,
     "frozen": False,
     "frozen_norm": False,
+    "labelled": None,
     "labelled_share": 0.0,
     "largest": False,
     "mix": "none",
     "own_masks": "hard",
     "steps": 0,
     "students": 1,
+    "suggest": 0,
     "teachers": 1,
     "views": False,
 }
 
 
-def check_stage(folder, args, inputs):
+def check_stage(folder, args, inputs, free=()):
     """UserError if the stage `folder` was started with other settings. Returns the settings.
 
     `args` is the parsed namespace. All of it is recorded, but some of it may change between calls:
     paths (`out` and those in `inputs`), the `device`, and where images are kept (`pool_on`).
-    `inputs` maps the name of each input to the hash of its content. UserError names the first
-    difference.
+    `inputs` maps the name of each input to the hash of its content. What is named in `free`, an
+    argument or an input, may change too. UserError names the first difference.
     """
-    free = {"out", "device", "pool_on", *inputs}
+    free_args = {"out", "device", "pool_on", *inputs, *free}
     settings = {
         "args": {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items())},
         "inputs": dict(sorted(inputs.items())),
@@ -159,7 +161,7 @@ def check_stage(folder, args, inputs):
         for name in sorted({*old.get(part, {}), *settings[part]}):
             before, now = (record.get(part, {}).get(name) for record in (old, settings))
             before = ADDED.get(name) if name not in old.get(part, {}) else before
-            if before != now and not (part == "args" and name in free):
+            if before != now and name not in (free_args if part == "args" else free):
                 what = f"--{name.replace('_', '-')} {before}, not {now}"
                 if part == "inputs":
                     what = f"another {name} (hash {str(before)[:12]}, now {str(now)[:12]})"
@@ -170,9 +172,9 @@ def check_stage(folder, args, inputs):
     return settings
 
 
-def begin_stage(folder, args, inputs):
+def begin_stage(folder, args, inputs, free=()):
     """Start or continue a stage: `check_stage`, then write args.json and env.json if missing."""
-    settings = check_stage(folder, args, inputs)
+    settings = check_stage(folder, args, inputs, free)
     if not (Path(folder) / "args.json").exists():
         write_json(Path(folder) / "args.json", settings)
     if not (Path(folder) / "env.json").exists():  # from the first call; a later one may do nothing

@@ -22,11 +22,13 @@ uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `me
 test image), with --folds `folds.csv` (every labelled image, by a model that has not seen it) and
 `weights.pt` (of the last round, or of all with --keep-weights); with --suggest `suggestion.csv` in
 the folder of the next round. If it is interrupted, call it
-again: it repeats the unfinished round and ends with the same results, because every random number
+again: it goes on with the unfinished round and ends with the same results, because every random number
 comes from (seed, round, purpose).
 """
 
 import argparse
+import json
+import shutil
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -50,7 +52,14 @@ from segmentation.common.runfiles import (
     write_csv,
     write_json,
 )
-from segmentation.common.stages import begin_stage, check_stage, pick_device, torch_rng
+from segmentation.common.stages import (
+    begin_stage,
+    check_stage,
+    pick_device,
+    read_torch,
+    torch_rng,
+    write_torch,
+)
 from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
 from segmentation.model import crf, engine, frozen, metrics
@@ -514,11 +523,19 @@ class Loop:
     def fit(self, stream, model, ids, masks, models=1, names=(), labelled=0):
         """Train `model`, None: that of `first_model(*names)`, on masks of `ids`: (model, log).
 
-        The round trains as many `models`; the masks of the first `labelled` are true.
+        The round trains as many `models`; the masks of the first `labelled` are true. A model that
+        is one of several of its round is kept until the round is done, for a call that goes on.
         """
         is_first = model is None
         if is_first:
             model = self.first_model(*names)
+        kept = (
+            self.folder(stream[2]) / "partial" / f"{'-'.join(map(str, stream[3:])) or 'first'}.pt"
+        )
+        origin = json.dumps([self.data.fingerprint, ids])
+        if kept.exists() and (content := read_torch(kept))["origin"] == origin:
+            model.load_state_dict(content["model"])
+            return model.to(self.precision.device), content["log"]
         if self.args.frozen:
             rng, images = numpy_rng(*stream, "strength"), self.images_of(ids)
             masks, batch = torch.from_numpy(masks), self.args.batch
@@ -541,7 +558,10 @@ class Loop:
                 teacher=teacher,
                 labelled=labelled,
             )
-        return (teacher.model if teacher else model), log
+        model = teacher.model if teacher else model
+        if models > 1 or self.args.folds:
+            write_torch(kept, {"origin": origin, "model": model.state_dict(), "log": log})
+        return model, log
 
     def measure(self, model, data, images):
         """The rows of metrics.csv of some images of `data`."""
@@ -582,6 +602,7 @@ class Loop:
         entry |= {} if self.given is None else {"data": self.data.fingerprint}
         self.state["rounds"].append({**entry, "steps": sum(row["steps"] for row in log)})
         write_json(args.out / "state.json", self.state)
+        shutil.rmtree(folder / "partial", ignore_errors=True)
         if number and not args.keep_weights:
             (self.folder(number - 1) / "weights.pt").unlink(missing_ok=True)
         self.report(rows, log)

@@ -587,3 +587,24 @@ def test_what_a_list_of_labels_must_be(data, tmp_path, refused):
     call("active_learning", *words)
     labels_file(path, [[one, three]])
     assert "has other ids in the first 1 rounds" in refused("active_learning", *words)
+
+
+@pytest.mark.parametrize("stop", [("student",), ("fold", 1), ("fold", 2, "student")])
+def test_models_that_are_trained_are_not_trained_again(run, tmp_path, monkeypatch, trainings, stop):
+    """A round of several models that was interrupted goes on with the next of them."""
+    options = ["--rounds", 0, "--self-train", "--folds", 3]
+    whole, done = results_of(run("random", *options)), len(trainings)
+
+    def train(*args, stream, **settings):
+        if stream[3:] == stop:
+            raise Stopped
+        return watched(*args, stream=stream, **settings)
+
+    watched, folder = engine.train, tmp_path / "run"
+    trainings.clear()
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(engine, "train", train)
+        call("active_learning", *run.words(folder, "random", *options))
+    call("active_learning", *run.words(folder, "random", *options))
+    assert len(trainings) == done == 8
+    assert results_of(folder) == whole

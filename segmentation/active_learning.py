@@ -21,9 +21,8 @@ rule), and in `round_RR/`: `scores.csv` (of every unlabelled image, if the strat
 uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `metrics.csv` (every
 test image), with --folds `folds.csv` (every labelled image, by a model that has not seen it) and
 `weights.pt` (of the last round, or of all with --keep-weights); with --suggest `suggestion.csv` in
-the folder of the next round. If it is interrupted, call it
-again: it goes on with the unfinished round and ends with the same results, because every random number
-comes from (seed, round, purpose).
+the folder of the next round. If it is interrupted, call it again: it goes on with the unfinished
+round and ends with the same results, because every random number comes from (seed, round, purpose).
 """
 
 import argparse
@@ -601,8 +600,8 @@ class Loop:
         entry = {"round": number, "labels": len(ids), "pseudo": pseudo, "note": note}
         entry |= {} if self.given is None else {"data": self.data.fingerprint}
         self.state["rounds"].append({**entry, "steps": sum(row["steps"] for row in log)})
-        write_json(args.out / "state.json", self.state)
         shutil.rmtree(folder / "partial", ignore_errors=True)
+        write_json(args.out / "state.json", self.state)
         if number and not args.keep_weights:
             (self.folder(number - 1) / "weights.pt").unlink(missing_ok=True)
         self.report(rows, log)

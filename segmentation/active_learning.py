@@ -85,7 +85,10 @@ TRAINING_MASKS_HELP = "train on the masks of another data folder with the same i
 HOLDOUT_HELP = (
     "evaluate on N images of the pool, which are not labelled, instead of the test images"
 )
-LABELLED_HELP = "CSV file (id, round) of what was labelled, in place of choosing and of budgets"
+LABELLED_HELP = (
+    "CSV file (id, round) of what was labelled, in place of choosing and of budgets; "
+    "images without a round are not suggested"
+)
 SUGGEST_HELP = "then choose N images for the next round, with or without masks; for --labelled"
 FROZEN_HELP = "no training: logistic regression on the features of a frozen --encoder"
 FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: do not"
@@ -225,15 +228,18 @@ def labelled_pool(data):
 
 
 def given_labels(path, data):
-    """What was labelled in each round, of the file --labelled: a list of lists of ids.
+    """(ids that were labelled in each round, ids without a round) of the file --labelled.
 
-    UserError unless its rounds are 0, 1, 2 ... in this order, and each of its ids is an image of
-    the pool that has a mask, and stands there once.
+    Those without a round are not suggested. UserError unless the rounds are 0, 1, 2 ... in this
+    order, and each id with a round is an image of the pool that has a mask, and stands there once.
     """
-    rounds, seen, pool = [], set(), set(data.pool)
+    rounds, passed, seen, pool = [], [], set(), set(data.pool)
     rows = read_csv(path, fix="give a CSV file with the columns id and round")
     for line, row in enumerate(rows, start=2):
         name, number = row.get("id"), row.get("round") or ""
+        if name is not None and number == "":
+            passed += [name] if name in pool else []
+            continue
         fits = number.isdigit() and int(number) in (len(rounds) - 1, len(rounds))
         if name is None or not fits:
             raise UserError(
@@ -247,7 +253,7 @@ def given_labels(path, data):
             rounds.append([])
         rounds[-1].append(name)
         seen.add(name)
-    return rounds
+    return rounds, passed
 
 
 def hold_out(pool, count):
@@ -286,6 +292,7 @@ class Inputs:
     budgets: list  # total labels in each round
     answers: Data  # whose masks are the answers of the oracle
     given: list | None  # ids of each round, if --labelled says what was labelled
+    passed: list  # ids that are not suggested, by --labelled
     hashes: dict  # name of an input -> hash of its content
 
     @classmethod
@@ -294,19 +301,21 @@ class Inputs:
         data = open_data(args.data)
         if args.constancy and data.channels == 1:
             raise UserError(f"{data.folder}: gray images have no colour; leave out --constancy")
-        given, test = None, data.test
+        given, passed, test = None, [], data.test
         if args.labelled is None:
             pool, others = labelled_pool(data)
             if args.holdout:
                 pool, test = hold_out(pool, args.holdout)
             budgets = schedule(args, len(pool))
         else:
-            (pool, others), given = (data.pool, []), given_labels(args.labelled, data)
+            pool, others = data.pool, []
+            given, passed = given_labels(args.labelled, data)
             budgets = np.cumsum([len(ids) for ids in given]).tolist()
-            if args.suggest > len(pool) - sum(budgets[-1:]):
+            left = len(pool) - sum(budgets[-1:]) - len(passed)
+            if args.suggest > left:
                 raise UserError(
-                    f"--suggest {args.suggest}: the pool of {args.data} has only "
-                    f"{len(pool) - sum(budgets[-1:])} images that are not labelled; ask for fewer"
+                    f"--suggest {args.suggest}: {args.data} has only {left} images of the pool "
+                    "that are not labelled; ask for fewer"
                 )
         if budgets and not test and not args.folds:
             raise UserError(
@@ -327,7 +336,7 @@ class Inputs:
             hashes["weights"] = encoder_sha256(load_encoder(args.weights))
         if args.clusters is not None:
             hashes["clusters"] = clusters_sha256(args.clusters)
-        return cls(data, pool, pool + others, test, budgets, answers, given, hashes)
+        return cls(data, pool, pool + others, test, budgets, answers, given, passed, hashes)
 
     @property
     def free(self):
@@ -369,7 +378,8 @@ class Loop:
     def __init__(self, args, inputs, state):
         self.args, self.state = args, state
         self.data, self.answers, self.budgets = inputs.data, inputs.answers, inputs.budgets
-        self.pool, self.seen, self.given = inputs.pool, inputs.seen, inputs.given
+        self.pool, self.seen = inputs.pool, inputs.seen
+        self.given, self.passed = inputs.given, inputs.passed
         self.place = {name: place for place, name in enumerate(self.seen)}
         self.recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
         self.precision = Precision.of(args, pick_device(args.device))
@@ -623,6 +633,7 @@ class Loop:
         """Choose --suggest images for the round after the last: suggestion.csv in its folder."""
         number, known = len(self.budgets), {entry["id"] for entry in self.state["labelled"]}
         model = load_model(self.folder(number - 1) / "weights.pt") if number else None
+        known |= set(self.passed)
         rows = self.entries(number, self.answer(number, model, known), known)
         write_csv(self.folder(number) / "suggestion.csv", rows)
         print(f"suggests {len(rows)} images: {self.folder(number)}/suggestion.csv")

@@ -548,10 +548,12 @@ def test_the_next_images_need_no_masks(run, data, tmp_path):
         if row["id"] in pool and row["id"] not in kept:
             row["mask"] = row["mask_sha256"] = None
     write_json(copy / "manifest.json", manifest)
-    words = ["--data", copy, "--out", tmp_path / "run", *LOOP, "--suggest", 44]
-    call("active_learning", *words, "--labelled", labels_file(tmp_path / "l.csv", [kept]))
+    words = ["--data", copy, "--out", tmp_path / "run", *LOOP, "--suggest", 43]
+    path = labels_file(tmp_path / "l.csv", [kept])
+    path.write_text(path.read_text() + f"{pool[9]},\n")  # asked for, but not labelled
+    call("active_learning", *words, "--labelled", path)
     rows = read_csv(tmp_path / "run" / "round_01" / "suggestion.csv")
-    assert sorted([*kept, *(row["id"] for row in rows)]) == pool
+    assert sorted([*kept, pool[9], *(row["id"] for row in rows)]) == pool
 
 
 def test_cross_validation_needs_no_test_images(run, data, tmp_path):
@@ -582,7 +584,7 @@ def test_what_a_list_of_labels_must_be(data, tmp_path, refused):
         "active_learning", "--data", data, "--out", out, "--suggest", 2
     )
     labels_file(path, [[one, two]])
-    assert "has only 46 images" in refused("active_learning", *words, "--suggest", 47)
+    assert "has only 46 images of the pool" in refused("active_learning", *words, "--suggest", 47)
     assert not out.exists()
     call("active_learning", *words)
     labels_file(path, [[one, three]])

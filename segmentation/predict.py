@@ -185,9 +185,9 @@ class Item(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An image that could not be read."""
+    """An image that could not be read: a row of errors.csv."""
 
-    name: str
+    image: str
     reason: str
 
 

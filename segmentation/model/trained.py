@@ -131,6 +131,7 @@ class OnnxNetwork(nn.Module):
             raise UserError(f"{path}: not found; make it with segmentation/export.py")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4  # errors are raised below, no need to print them too
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

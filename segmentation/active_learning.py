@@ -20,9 +20,12 @@ Writes to --out: `state.json` (which id was labelled in which round, with what s
 rule), and in `round_RR/`: `scores.csv` (of every unlabelled image, if the strategy scores them:
 uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `metrics.csv` (every
 test image), with --folds `folds.csv` (every labelled image, by a model that has not seen it) and
-`weights.pt` (of the last round, or of all with --keep-weights); with --suggest `suggestion.csv` in
-the folder of the next round. If it is interrupted, call it again: it goes on with the unfinished
-round and ends with the same results, because every random number comes from (seed, round, purpose).
+`weights.pt` (of the last round, or of all with --keep-weights), with which predict.py makes the
+masks of other images. From `confidence`, the last column of metrics.csv and folds.csv, and
+`reference.npz`, the features of up to 1000 pool images, it says how far they can be trusted. With
+--suggest there is `suggestion.csv` in the folder of the next round. If it is interrupted, call it
+again: it goes on with the unfinished round and ends with the same results, because every random
+number comes from (seed, round, purpose).
 """
 
 import argparse
@@ -30,6 +33,7 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,6 +54,7 @@ from segmentation.common.runfiles import (
     run_script,
     write_csv,
     write_json,
+    write_npz,
 )
 from segmentation.common.stages import (
     begin_stage,
@@ -65,7 +70,13 @@ from segmentation.model import crf, engine, frozen, metrics
 from segmentation.model.augment import LEVELS, MIXES
 from segmentation.model.encoders import PAPER, add_encoder_options, check_encoder_options
 from segmentation.model.finish import Finish, add_finish_options
-from segmentation.model.inference import Inference, lesion_probabilities, segment
+from segmentation.model.inference import (
+    Inference,
+    image_features,
+    lesion_probabilities,
+    per_image,
+    segment,
+)
 from segmentation.model.recipes import OPTIMIZERS, OWN_MASKS, RECIPES, Recipe, steps_of
 from segmentation.model.selftraining import own_masks
 from segmentation.model.teacher import Teacher
@@ -95,6 +106,7 @@ FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: d
 SELF_TRAIN_HELP = (
     "then train from the first weights on the whole pool, with the model's own masks of the rest"
 )
+REFERENCE = 1000  # images of the pool, at most, whose features are kept with the weights
 CHOICES = {"optimizer": OPTIMIZERS, "augment": LEVELS, "mix": MIXES, "own_masks": OWN_MASKS}
 RELEASED_SCALE_HELP = (
     "repeat a defect of the released code: inputs in 0..255, although 0..1 in pretraining"
@@ -575,7 +587,22 @@ class Loop:
     def measure(self, model, data, images):
         """The rows of metrics.csv of some images of `data`."""
         how = self.args.batch, self.precision.device, Finish.of(self.args)
-        return engine.evaluate(model, data, images, *how)
+        return engine.evaluate_with_confidence(model, data, images, *how)
+
+    def save(self, number, model):
+        """Write weights.pt and, beside weights that stay, features of pool images for predict.py.
+
+        Of REFERENCE images, if there are more.
+        """
+        folder, last = self.folder(number), number == len(self.budgets) - 1
+        if last or self.args.keep_weights:
+            order = numpy_rng(self.args.seed, "reference").permutation(len(self.seen))
+            images = self.images.subset(torch.from_numpy(np.sort(order[:REFERENCE])))
+            how = images, self.args.batch, Precision(self.precision.device)
+            features = per_image(partial(image_features, model), model, *how)
+            write_npz(folder / "reference.npz", features=features)
+        size, finish = list(self.data.images.shape[1:3]), Finish.of(self.args)._asdict()
+        save_model(folder / "weights.pt", model, size=size, finish=finish)
 
     # Rounds ------------------------------------------------------------------------------------
 
@@ -604,7 +631,7 @@ class Loop:
         write_csv(folder / "log.csv", log)
         if rows:
             write_csv(folder / "metrics.csv", rows)
-        save_model(folder / "weights.pt", model)
+        self.save(number, model)
         self.state["labelled"] = labelled
         self.state["rounds_planned"] = len(self.budgets) - 1
         entry = {"round": number, "labels": len(ids), "pseudo": pseudo, "note": note}

@@ -77,7 +77,7 @@ def test_files_of_a_round(data, run, arm):
         round_folder = folder / f"round_{number:02d}"
         rows = read_csv(round_folder / "metrics.csv")
         assert [row["id"] for row in rows] == opened.test
-        assert tuple(rows[0]) == ("id", *metrics.NAMES)
+        assert tuple(rows[0]) == ("id", *metrics.NAMES, "confidence")
         assert len(read_csv(round_folder / "log.csv")) == (3 if number == 0 else 2)
         if number and arm != "random":
             before = set(labelled(folder, number - 1))

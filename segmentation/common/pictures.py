@@ -236,6 +236,22 @@ def outline(axes, mask, colour):
         )
 
 
+def outlined(image, mask, colour=PREDICTION):
+    """The image with the outline of a mask, drawn without matplotlib: for thousands of images.
+
+    `image` uint8 H x W x 3, `mask` bool or uint8 H x W of {0,1}; returns uint8 H x W x 3.
+    """
+    import cv2
+
+    rgb = tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    kinds = cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    contours, _ = cv2.findContours(np.ascontiguousarray(mask, dtype=np.uint8), *kinds)
+    drawn, width = np.array(image), max(1, round(max(mask.shape) / 400))
+    cv2.drawContours(drawn, contours, -1, (0, 0, 0), width + 2)
+    cv2.drawContours(drawn, contours, -1, rgb, width)
+    return drawn
+
+
 def cases(path, images, masks, predictions, titles, title="", columns=3):
     """Images with the outlines of the true and the predicted lesion, `columns` in a row.
 

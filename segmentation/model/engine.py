@@ -12,8 +12,9 @@ from segmentation.common.stages import torch_rng
 from segmentation.data.images import to_input
 from segmentation.model import metrics
 from segmentation.model.augment import draw, mixed
+from segmentation.model.confidence import confidence
 from segmentation.model.encoders import folded
-from segmentation.model.finish import PLAIN, largest_region
+from segmentation.model.finish import PLAIN, clean, largest_region
 from segmentation.model.inference import batches, enlarged, lesion_probabilities, segment
 from segmentation.model.losses import deep_supervision_loss
 
@@ -174,6 +175,20 @@ def evaluate(model, data, images, batch, device, finish=PLAIN):
         ids = images.ids[part]
         scores = metrics.per_image(predicted, data.load_masks(ids))
         rows += [{"id": name, **row} for name, row in zip(ids, scores, strict=True)]
+    return rows
+
+
+def evaluate_with_confidence(model, data, images, batch, device, finish=PLAIN):
+    """The same with `confidence` last: that of each predicted mask, which is seen without truth."""
+    rows = []
+    for part in batches(len(images), 16 * batch):
+        given = images[part], batch, Precision(torch.device(device))
+        p = lesion_probabilities(model, *given, views=finish.views)
+        p = clean(p) if finish.largest else p
+        predicted, ids = p > 0.5, images.ids[part]
+        scores = metrics.per_image(predicted, data.load_masks(ids))
+        for name, row, *pair in zip(ids, scores, p, predicted, strict=True):
+            rows.append({"id": name, **row, "confidence": confidence(*pair)})
     return rows
 
 

@@ -3,6 +3,7 @@
 These loops do not change the weights. Training is in engine.py.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -64,6 +65,26 @@ def collect(function, images, batch, what="features"):
             rows.append(function(images.subset(part)).cpu().numpy())
             bar.update(len(rows[-1]))
     return np.concatenate(rows)
+
+
+def image_features(model, x):
+    """Features of a batch of inputs: the mean of the bottleneck over places, float32 B x D."""
+    return model.encode(x)[0].float().mean(dim=(2, 3))
+
+
+@contextlib.contextmanager
+def features_seen(model):
+    """Within it, each call of `model` appends the `image_features` of its inputs to this list."""
+    seen = []
+
+    def note(encoder, inputs, levels):
+        seen.append(levels[-1].float().mean(dim=(2, 3)))
+
+    hook = model.encoder.register_forward_hook(note)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def lesion_probability(model, x):

@@ -267,6 +267,12 @@ def read_model_file(path):
         raise UserError(f"{path}: has no {error}; give a weights file of this project") from None
 
 
+def read_extra(path):
+    """What else `save_model` was given for the file: a dict, empty for older files."""
+    content = read_torch(path, fix="run segmentation/active_learning.py")
+    return {name: content[name] for name in set(content) - {"schema", "architecture", "model"}}
+
+
 def rebuilt(arch):
     """The network of an `architecture`, with random weights."""
     if arch.get("frozen"):

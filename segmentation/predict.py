@@ -1,0 +1,438 @@
+"""Make a mask for every image of a folder, at its original size, and say how far to trust each.
+
+    python segmentation/predict.py --weights runs/mine/model/round_00/weights.pt photographs \\
+        --out predictions
+    python segmentation/predict.py --weights seed0/round_00/weights.pt seed1/round_00/weights.pt \\
+        --views --largest photographs --out predictions
+
+The folder is searched with its sub-folders, for pictures as preprocess.py reads them; files named
+as masks (`*_segmentation`, `*_mask`) are left out. Several --weights predict together: the mean of
+their probabilities counts. --weights also takes the ONNX files of segmentation/export.py.
+
+Writes to --out, under the names of the images in their sub-folders: `masks/` (PNG of 0 and 255, at
+the size of the image), `overlays/` (JPEG, the outline on the image, at most 1024 pixels), with
+--probabilities also `probabilities/` (16-bit PNG: the lesion probability times 65535, at the size
+of the image). `predictions.csv` has a line for each mask:
+
+- `area` in pixels, `share` of the image, and the box around the mask (`box_left`, `box_top`,
+  `box_width`, `box_height` in pixels);
+- `expected_dice`: what the Dice with an expert's mask is expected to be. The network's own
+  confidence is made an expected Dice by the test images and cross-validated images of its training
+  (metrics.csv and folds.csv beside the weights), that is, for images like those. `calibration.json`
+  says how. With less than 10 of these, `calibrated` is "no", and it is the confidence itself, which
+  is too high as a rule;
+- `likeness`: the share of training images that are farther from the other training images than this
+  image is, by features of the network (from reference.npz beside the weights; else empty);
+- `warnings`: touches the border, several parts, nothing found, unlike the training images (likeness
+  below 0.01, as one in a hundred images of the same kind has);
+- `needs_review`: "yes" if expected_dice is below 0.8 (but no more than a fifth of the images that
+  it was calibrated by: with many such images the limit is lower), if nothing was found, or if the
+  image is unlike the training images.
+
+A file that cannot be read is listed at the end and in `errors.csv`; the rest is done, and the exit
+code is 1. Called again, the script makes only what is missing, and masks of images that changed.
+"""
+
+import csv
+import io
+import os
+import sys
+from argparse import Namespace
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from segmentation.common import pictures
+from segmentation.common.runfiles import (
+    Parser,
+    UserError,
+    atomic,
+    positive,
+    run_script,
+    write_csv,
+    write_json,
+    write_text,
+)
+from segmentation.common.stages import begin_stage, pick_device, sha256_tensors
+from segmentation.data.reading import in_order, read_image, resize_image
+from segmentation.data.sources import MASK_ENDING, picture_files
+from segmentation.model.confidence import (
+    MIN_PAIRS,
+    UNLIKE,
+    calibrate,
+    confidence,
+    describe,
+    likeness,
+)
+from segmentation.model.encoders import folded
+from segmentation.model.finish import Finish, add_finish_options, clean, largest_region
+from segmentation.model.inference import enlarged
+from segmentation.model.trained import open_trained, size_option
+
+SHOWN = 1024  # pixels of the longer side of an overlay, at most
+COLUMNS = (
+    *("image", "height", "width", "area", "share"),
+    *("box_left", "box_top", "box_width", "box_height"),
+    *("expected_dice", "calibrated", "needs_review", "likeness", "warnings"),
+)
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    help = "weights.pt of a round, or .onnx; several: the mean of their probabilities"
+    add("--weights", type=Path, nargs="+", required=True, metavar="WEIGHTS", help=help)
+    help = "folder with images, searched with sub-folders"
+    add("folder", type=Path, nargs="?", metavar="FOLDER", help=help)
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    help = "HEIGHTxWIDTH of the training images, only for old weights that do not have it"
+    add("--size", type=size_option, help=help)
+    add_finish_options(parser)
+    add("--probabilities", action="store_true", help="also write the lesion probabilities")
+    add("--batch", type=positive, default=16, help="images per pass")
+    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads that read and write")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N; ONNX runs on the CPU")
+    args = parser.parse_args()
+    if args.folder is None and len(args.weights) > 1:  # --weights took the folder after them
+        *args.weights, args.folder = args.weights
+    if args.folder is None:
+        parser.error("there is no FOLDER; give the folder with the images")
+    return args
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def find_images(folder):
+    """The picture files in and below `folder`: dict from names such as A/B.jpg, sorted.
+
+    Prints how many files are left out as masks. UserError if there are none, or if two would have
+    the same mask file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder with the images")
+    found, masks, stems = {}, 0, {}
+    for place, inner, _ in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for path in picture_files(Path(place)):
+            if MASK_ENDING.search(path.stem):
+                masks += 1
+                continue
+            name = path.relative_to(folder).as_posix()
+            other = stems.setdefault(stem(name), name)
+            if other != name:
+                raise UserError(
+                    f"{path}: would have the same mask as {other} ({stem(name)}.png); "
+                    "rename or move one"
+                )
+            found[name] = path
+    if masks:
+        print(f"{masks} files named as masks (*_segmentation, *_mask) are left out")
+    if not found:
+        raise UserError(f"{folder}: has no pictures that preprocess.py reads; give another folder")
+    return dict(sorted(found.items()))
+
+
+def stem(name):
+    """`A/B.jpg` -> `A/B`."""
+    return name[: -len(Path(name).suffix)]
+
+
+class Out:
+    """The folder to write to: where its files are, and what is in it from earlier calls."""
+
+    def __init__(self, folder):
+        self.folder, self.table = folder, folder / "predictions.csv"
+
+    def path(self, kind, name, ending):
+        """masks, overlays or probabilities of an image."""
+        return self.folder / kind / f"{stem(name)}{ending}"
+
+    def rows(self):
+        """The rows of predictions.csv, by image; a last line that was cut off does not count."""
+        try:
+            text = self.table.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        whole = text[: text.rfind("\n") + 1]
+        return {row["image"]: row for row in csv.DictReader(io.StringIO(whole, newline=""))}
+
+    def is_done(self, name, path, rows):
+        """Whether an image has a row, and a mask that is not older than itself."""
+        mask = self.path("masks", name, ".png")
+        if name not in rows or not mask.exists():
+            return False
+        return mask.stat().st_mtime_ns >= path.stat().st_mtime_ns
+
+
+# One image --------------------------------------------------------------------------------------
+
+
+class Item(NamedTuple):
+    """An image that was read; of its full-size pixels only these are kept."""
+
+    name: str
+    size: tuple  # (height, width) of the original
+    pixels: np.ndarray  # uint8 C x H x W, the input of the network
+    shown: np.ndarray  # uint8 h x w x 3, for the overlay
+
+
+class Failure(NamedTuple):
+    """An image that could not be read: a row of errors.csv."""
+
+    image: str
+    reason: str
+
+
+class Predicted(NamedTuple):
+    """What the networks say about an Item."""
+
+    item: Item
+    probability: np.ndarray  # float32 H x W
+    likeness: float | None
+
+
+def read(name, path, size, gray):
+    """The Item of a file, or a Failure."""
+    try:
+        picture, _ = read_image(path)
+    except UserError as error:
+        return Failure(name, str(error))
+    original = picture.height, picture.width
+    pixels = np.ascontiguousarray(resize_image(picture, size, gray).transpose(2, 0, 1))
+    picture.thumbnail((SHOWN, SHOWN))
+    return Item(name, original, pixels, np.asarray(picture))
+
+
+class Ensemble:
+    """One or several networks that predict together."""
+
+    def __init__(self, paths, size, finish):
+        """UserError if the networks are not for images of the same size and kind."""
+        self.members = [open_trained(path, size) for path in paths]
+        self.size, self.channels = self.members[0].size, self.members[0].channels
+        for path, member in zip(paths, self.members, strict=True):
+            if (member.size, member.channels) != (self.size, self.channels):
+                raise UserError(
+                    f"{path}: is for images of {kind_of(member)}, but {paths[0]} for "
+                    f"{kind_of(self)}; give --weights that were trained on the same data folder"
+                )
+        self.finish = Finish(*map(any, zip(finish, *(m.finish for m in self.members), strict=True)))
+        self.pairs = [pair for member in self.members for pair in member.pairs]
+        self.calibration = calibrate(*np.reshape(self.pairs, (-1, 2)).T)
+
+    def sha256(self):
+        """Hash of all that the results depend on."""
+        parts = {"pairs": torch.tensor(self.pairs)}
+        for number, member in enumerate(self.members):
+            parts[f"{number} {member.sha256}"] = torch.zeros(0)
+            if member.reference is not None:
+                parts[f"{number} reference"] = torch.from_numpy(member.reference)
+        return sha256_tensors(parts)
+
+    def predict(self, items, device):
+        """The Predicted of each item of a list; the networks are on `device`."""
+        images = torch.from_numpy(np.stack([item.pixels for item in items]))
+        seen, likes = [], []
+        for member in self.members:
+            p, features = member.predict(images, device, self.finish.views)
+            seen.append(p)
+            if member.reference is not None:
+                likes.append(likeness(features, member.reference))
+        p = sum(seen) / len(seen)
+        like = np.mean(likes, axis=0).tolist() if likes else [None] * len(items)
+        return [Predicted(*parts) for parts in zip(items, p, like, strict=True)]
+
+    def stream(self, found, batch, device):
+        """For Items and Failures, in order: Predicted and Failures; holds `batch` Items."""
+        with ExitStack() as stack:
+            for member in self.members:
+                member.network.to(device)
+                stack.enter_context(folded(member.network))
+            waiting = []
+            for one in found:
+                if isinstance(one, Failure):
+                    yield one
+                    continue
+                waiting.append(one)
+                if len(waiting) == batch:
+                    yield from self.predict(waiting, device)
+                    waiting = []
+            if waiting:
+                yield from self.predict(waiting, device)
+
+
+def kind_of(network):
+    """`96x96 in colour`"""
+    height, width = network.size
+    return f"{height}x{width} in {'gray' if network.channels == 1 else 'colour'}"
+
+
+def judge(probability, finish, calibration):
+    """(expected Dice, whether the mask needs review for it), from a network's own float32 H x W.
+
+    At the size of the network, as the images were that the calibration is from.
+    """
+    p = clean(probability[None])[0] if finish.largest else probability
+    expected = float(calibration.expected(confidence(p, p > 0.5)))
+    return expected, expected < calibration.threshold
+
+
+def write(predicted, out, finish, calibration, probabilities):
+    """Write the pictures of a Predicted; returns its row. A Failure is returned as it is."""
+    if isinstance(predicted, Failure):
+        return predicted
+    item = predicted.item
+    p = enlarged(predicted.probability, item.size)
+    mask = largest_region(p > 0.5) if finish.largest else p > 0.5
+    if probabilities:
+        deep = np.rint(p * 65535).astype(np.uint16)
+        save(out.path("probabilities", item.name, ".png"), deep)
+    del p
+    small = Image.fromarray(mask).resize(item.shown.shape[1::-1], Image.Resampling.NEAREST)
+    shown = pictures.outlined(item.shown, np.asarray(small))
+    save(out.path("overlays", item.name, ".jpg"), shown, quality=85)
+    save(out.path("masks", item.name, ".png"), mask.astype(np.uint8) * 255)
+    columns, warnings = describe(mask)
+    expected, doubtful = judge(predicted.probability, finish, calibration)
+    unlike = predicted.likeness is not None and predicted.likeness < UNLIKE
+    warnings += ["unlike the training images"] if unlike else []
+    row = {
+        "image": item.name,
+        "height": item.size[0],
+        "width": item.size[1],
+        **columns,
+        "share": round(columns["share"], 6),
+        "expected_dice": round(expected, 4),
+        "calibrated": "no" if calibration.kind == "none" else "yes",
+        "needs_review": "yes" if doubtful or unlike or not columns["area"] else "no",
+        "likeness": "" if predicted.likeness is None else round(predicted.likeness, 4),
+        "warnings": "; ".join(warnings),
+    }
+    return {name: row[name] for name in COLUMNS}
+
+
+def save(path, array, **options):
+    """Write an array as a picture, atomically."""
+    with atomic(path) as temporary:
+        Image.fromarray(array).save(temporary, **options)
+
+
+# All images -------------------------------------------------------------------------------------
+
+
+def notes(ensemble, given):
+    """Lines to print about what the results can and cannot say."""
+    fit, lines = ensemble.calibration, []
+    if fit.kind == "none":
+        lines.append(
+            f"note: expected Dice is not calibrated and too high as a rule: metrics.csv and "
+            f"folds.csv beside the weights have {fit.pairs} images with a column confidence, "
+            f"{MIN_PAIRS} are needed; run active_learning.py again with --folds 5"
+        )
+    else:
+        errors = ", ".join(f"{kind} {error:.3f}" for kind, error in fit.errors.items())
+        lines.append(
+            f"expected Dice: {fit.kind} fit to {fit.pairs} images with known masks "
+            f"(error on images left out: {errors}); below {fit.threshold:.2f} needs review"
+        )
+    if any(member.finish != ensemble.finish for member in ensemble.members):
+        lines.append("note: these images were predicted with other --views or --largest")
+    if ensemble.finish != given:
+        used = " and ".join(f"--{name}" for name, on in ensemble.finish._asdict().items() if on)
+        lines.append(f"{used}: as in the training of these weights")
+    if all(member.reference is None for member in ensemble.members):
+        lines.append(
+            "note: there is no reference.npz beside the weights, so nothing is said about "
+            "likeness; run active_learning.py again"
+        )
+    return lines
+
+
+def predict(args, out, ensemble, todo, rows):
+    """Make the masks of `todo`, a dict as of find_images, and add their rows; list of Failures."""
+    gray, device = ensemble.channels == 1, pick_device(args.device)
+    how = out, ensemble.finish, ensemble.calibration, args.probabilities
+    found = in_order(lambda it: read(*it, ensemble.size, gray), todo.items(), args.workers)
+    predicted = ensemble.stream(found, args.batch, device)
+    failures = []
+    write_text(out.table, table(rows.values()))
+    with (
+        open(out.table, "a", newline="", encoding="utf-8") as file,
+        tqdm(total=len(todo), desc="images", unit="image", leave=False, disable=None) as bar,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        for one in in_order(lambda it: write(it, *how), predicted, args.workers):
+            if isinstance(one, Failure):
+                failures.append(one)
+            else:
+                rows[one["image"]] = one
+                writer.writerow(one)
+                file.flush()
+            bar.update()
+    write_text(out.table, table(rows[name] for name in sorted(rows)))
+    return failures
+
+
+def table(rows):
+    """The text of predictions.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main():
+    args = parse_args()
+    if args.out.resolve().is_relative_to(args.folder.resolve()):
+        raise UserError(
+            f"--out {args.out}: lies inside {args.folder}, where its masks would be taken for "
+            "images the next time; give a folder elsewhere"
+        )
+    given = Finish.of(args)
+    ensemble = Ensemble(args.weights, args.size, given)
+    images, out = find_images(args.folder), Out(args.out)
+    settings = Namespace(
+        folder=args.folder.resolve(),
+        size=list(ensemble.size),
+        probabilities=args.probabilities,
+        **ensemble.finish._asdict(),
+    )
+    begin_stage(args.out, settings, {"weights": ensemble.sha256()})
+    write_json(args.out / "calibration.json", ensemble.calibration._asdict())
+    print("\n".join(notes(ensemble, given)), flush=True)
+    rows = out.rows()
+    todo = {name: path for name, path in images.items() if not out.is_done(name, path, rows)}
+    rows = {name: row for name, row in rows.items() if name not in todo}
+    try:
+        failures = predict(args, out, ensemble, todo, rows)
+        if failures:
+            write_csv(args.out / "errors.csv", [failure._asdict() for failure in failures])
+        else:
+            (args.out / "errors.csv").unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{error.filename or args.out}: {reason}; fix that and go on") from None
+    # The drafts for annotation tools belong here: rows and masks of all images are complete.
+    for failure in failures:
+        print(f"error: {failure.reason}", file=sys.stderr)
+    review = sum(row["needs_review"] == "yes" for row in rows.values())
+    lost = f", {len(failures)} images could not be read" if failures else ""
+    print(
+        f"{len(rows)} masks in {args.out / 'masks'} ({len(todo) - len(failures)} of them new), "
+        f"{review} need review{lost}: see {out.table}"
+    )
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -49,7 +49,7 @@ import warnings
 from pathlib import Path
 
 from segmentation.common.runfiles import Parser, UserError, positive, read_json, run_script
-from segmentation.data.accounting import counts, read_lines, refuse
+from segmentation.data.accounting import add_note, counts, read_lines, refuse
 from segmentation.data.building import Plan, build, check_replaceable, is_done, verify
 from segmentation.data.datafolder import open_data
 from segmentation.data.download import ISIC_URL, download
@@ -123,7 +123,9 @@ def with_groups(found, group):
         group_of, unknown = read_groups(Path(group), found.sources)
     sources = [source._replace(group=group_of.get(source.id)) for source in found.sources]
     without = [source.id for source in sources if source.group is None]
-    return found._replace(sources=sources), {"without": without, "unknown": unknown}
+    alone = {source.image_file for source in sources if source.group is None}
+    lines = [add_note(line, "in no group") if line.file in alone else line for line in found.lines]
+    return found._replace(sources=sources, lines=lines), {"without": without, "unknown": unknown}
 
 
 def headline(out):
@@ -145,7 +147,8 @@ def report(out):
     options = manifest["options"]
     print(headline(out))
     unlabelled = [row["id"] for row in manifest["rows"] if row["mask"] is None]
-    print(f"  images without a mask, unlabelled in the pool: {few(unlabelled)}")
+    in_pool = sorted(set(unlabelled).intersection(splits["pool"]))
+    print(f"  images without a mask, unlabelled in the pool: {few(in_pool)}")
     print(f"  masks without an image, ignored: {few(manifest['masks_without_image'])}")
     print(f"  groups of identical images: {few(manifest['duplicates'])}")
     if manifest["duplicates_with_different_masks"]:
@@ -156,8 +159,9 @@ def report(out):
     if grouped:
         groups = {row["group"] for row in manifest["rows"] if "group" in row}
         without, unknown = manifest["groups"]["without"], manifest["groups"]["unknown"]
-        print(f"  groups: {len(groups)}; images in none: {few(without)}", end="")
-        print(f"; images that --group names but are not there: {few(unknown)}" if unknown else "")
+        print(f"  groups: {len(groups)}; images in none, each a group of its own: {few(without)}")
+        if options["group"] != FOLDER:
+            print(f"  images in the table of groups that are not in the folder: {few(unknown)}")
     if splits["dropped"]:
         why = "identical to a test image" + (" or of its group" if grouped else "")
         print(f"  left out of the pool, {why}: {few(splits['dropped'])}")

@@ -54,10 +54,19 @@ def add_note(line, note):
     return line._replace(notes="; ".join(filter(None, (line.notes, note))))
 
 
+def kind_of(file):
+    """images or masks, for a `Line.file`."""
+    return file.partition("/")[0].removeprefix("test-")
+
+
 def settle(lines, notes, problems):
     """The lines after reading: with the `notes`, (file, note) pairs, and the problems' reasons."""
     reasons = {problem.file: problem.reason for problem in problems}
-    more = {}
+    unread = {problem.id for problem in problems if kind_of(problem.file) == "images"}
+    for line in lines:
+        if line.outcome == "mask" and line.id in unread:
+            reasons[line.file] = "its image is not readable"
+    more = {}  # file -> notes
     for file, note in notes:
         more.setdefault(file, []).append(note)
     settled = []

@@ -14,7 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from segmentation.common.runfiles import UserError, read_json, sha256_file, write_json
-from segmentation.data.accounting import read_lines, refresh, refuse_problems, settle, write_lines
+from segmentation.data.accounting import (
+    kind_of,
+    read_lines,
+    refresh,
+    refuse_problems,
+    settle,
+    write_lines,
+)
 from segmentation.data.datafolder import open_data
 from segmentation.data.ids import shown
 from segmentation.data.reading import RESIZE
@@ -153,7 +160,7 @@ def recorded_hashes(manifest):
         )
     for bad in manifest.get("skipped", ()):
         if bad["sha256"]:
-            known[bad["id"], bad["file"].partition("/")[0].removeprefix("test-")] = bad["sha256"]
+            known[bad["id"], kind_of(bad["file"])] = bad["sha256"]
     return known
 
 

@@ -53,7 +53,8 @@ def read_groups(path, sources):
     find = finder(sources)
     group_of, unknown = {}, []
     try:
-        if not {"image", "group"} <= set(reader.fieldnames or ()):
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+        if not {"image", "group"} <= set(reader.fieldnames):
             raise UserError(f"{path}: has no columns image and group; write them in its first line")
         for row in reader:
             name, group = row["image"] or "", plain((row["group"] or "").strip())
@@ -80,7 +81,7 @@ def read_test_list(path, sources):
         splits = read_json(path, fix="give the splits.json of a data folder")
         if not isinstance(splits.get("test"), list):
             raise UserError(f"{path}: has no list of test images; give a data folder's splits.json")
-        names = splits["test"] + splits.get("waiting", [])
+        names = [str(name) for name in splits["test"] + splits.get("waiting", [])]
     else:
         names = [line.rstrip("\r") for line in read_text(path).split("\n") if line.strip()]
     found = dict(zip(names, map(finder(sources), names), strict=True))

@@ -160,8 +160,7 @@ def prepare_source(source, size, gray, resize_mask=resize_mask):
         photo = read_photo(source.image)
     except UserError as error:
         bad = problem(source.image_file, source.image, source, error)
-        orphan = ((source.mask_file, "its image is not readable"),) if source.mask else ()
-        return Prepared(None, None, {}, None, None, orphan, (bad,))
+        return Prepared(None, None, {}, None, None, problems=(bad,))
     picture = photo.picture
     notes, problems = [(source.image_file, note) for note in photo.notes], []
     record = {"id": source.id, "image": source.image_name, "image_sha256": photo.sha256}

@@ -6,18 +6,35 @@
     python preprocess.py --images DIR --masks DIR --test-images DIR --test-masks DIR --out data/x
     python preprocess.py --verify --out data/isic2017 --root downloads/isic2017
 
-FOLDER contains, directly or one level further down, either the folders of an official ISIC archive
-(`*_Data` or `*_Input`, and `*_GroundTruth`), or `images/` and optionally `masks/`. Files with the
-extension .jpg, .jpeg, .png or .bmp (in any case) are read; superpixels, tables and hidden files are
-skipped. The id of an image is its file name without the extension. The mask of `ID.jpg` is
-`ID_segmentation`, `ID_mask` or `ID`, plus one of these extensions. Images without a mask become
-unlabelled images of the pool.
+FOLDER holds, at most two levels down, an image folder called `images`, `*_Data` or `*_Input`, and
+often a mask folder called `masks` or `*_GroundTruth` (the last two of each are those of ISIC's
+archives). If there is no image folder, FOLDER itself is the image folder. --masks names a mask
+folder elsewhere.
+
+Image folders are searched through all their sub-folders, such as one for each patient, for .jpg,
+.jpeg, .png, .bmp, .tif, .tiff, .webp, .heic and .heif (in any case, 8 bits per channel, one picture
+per file). The id of an image is its path below the image folder without the ending: NAME or
+PATIENT/NAME (umlauts composed, control characters escaped). Its mask is a picture below the mask
+folder called as the id, or called NAME in the mask folder itself if no other image has that name,
+or by the flat name of the id, such as PATIENT__NAME (segmentation/data/ids.py); `_segmentation` or
+`_mask` may follow. Images without a mask become unlabelled images of the pool.
+
+    python preprocess.py --root FOLDER --out data/mine --group folder
+    python preprocess.py --root FOLDER --out data/mine --group patients.csv --test-list test.txt
+
+With --group, the images of a group, such as a patient, are never on both sides of the split: groups
+are the folders below the image folder, or those of a table with the columns image and group. Of a
+tested group, images without a mask are in neither set. --test-list names the test images once and
+for all (ids, one per line, or the splits.json of another data folder). Those without a mask are
+listed in splits.json as `waiting`, and images identical to one, or of its group, as `dropped`.
 
 The output folder contains `images.npy` (uint8 N x H x W x C, C = 1 with --gray), `masks.npy` (uint8
-N x H x W in {0,1}, all zeros for an image without a mask), `manifest.json`, `splits.json` and
-`inputs.json` (size and modification time of each input file). Rows are sorted by id. The folder
-gets its name only when it is complete. Running the script again with the same files and options
-does nothing.
+N x H x W in {0,1}, all zeros for an image without a mask), `manifest.json`, `splits.json`,
+`inputs.json` (size and modification time of each input file) and `files.csv`: a line for every file
+in the folders, with what became of it (image, mask, mask without image, or skipped) and why. Rows
+are sorted by id. The folder gets its name only when it is complete. Running the script again with
+the same files and options does nothing. Files that cannot be read are reported together, and
+nothing is written; with --skip-bad they are left out instead.
 
 Images are resized by anti-aliased cubic interpolation, masks by nearest neighbour
 (segmentation/data/reading.py explains why).
@@ -27,13 +44,23 @@ import argparse
 import functools
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 
 from segmentation.common.runfiles import Parser, UserError, positive, read_json, run_script
-from segmentation.data.building import build, check_replaceable, is_done, verify
+from segmentation.data.accounting import add_note, counts, read_lines, refuse
+from segmentation.data.building import Plan, build, check_replaceable, is_done, verify
 from segmentation.data.datafolder import open_data
 from segmentation.data.download import ISIC_URL, download
+from segmentation.data.lists import (
+    FOLDER,
+    by_folder,
+    digest,
+    few,
+    read_groups,
+    read_test_list,
+)
 from segmentation.data.reading import (
     in_order,
     prepare_demo,
@@ -41,35 +68,64 @@ from segmentation.data.reading import (
     resize_mask,
     resize_mask_as_released,
 )
-from segmentation.data.sources import find_folders, list_inputs, pair
+from segmentation.data.sources import (
+    MASK_LIKE,
+    Found,
+    elsewhere,
+    find_folders,
+    list_inputs,
+    survey,
+)
 from segmentation.data.splitting import resolve_counts
 
 
+def folders(args):
+    """The image folder and the mask folder (or None) that the options name."""
+    images, masks = find_folders(args.root) if args.root else (args.images, None)
+    return images, args.masks or masks
+
+
 def find_sources(args):
-    """All sources sorted by id, and the ids of masks without an image, from the given folders."""
-    images, masks = find_folders(args.root) if args.root else (args.images, args.masks)
-    sources, strays = pair(images, masks)
+    """Everything in the given folders, official test images included, as sources.Found."""
+    images, masks = folders(args)
+    tests = [folder for folder in (args.test_images, args.test_masks) if folder]
+    others = [args.out] if args.out else []
+    found = survey(images, masks, leave_out=tests + others)
     if args.test_images:
-        tests, test_strays = pair(args.test_images, args.test_masks, is_test=True)
-        seen = {source.id: source for source in sources}
-        for source in tests:
-            if source.mask is None:
-                raise UserError(f"{source.image}: has no mask in {args.test_masks}; add it")
-            if source.id in seen:
-                raise UserError(
-                    f"{source.image}: has the same id as {seen[source.id].image}, but an image "
-                    "cannot be in both the pool and the test set; rename or remove one"
-                )
-        sources, strays = sources + tests, strays + test_strays
-    return sorted(sources), sorted(strays)
+        test = survey(args.test_images, args.test_masks, True, [images, masks or images, *others])
+        check_tests(test.sources, found.sources, args.test_masks)
+        found += test
+    return found
 
 
-def few(names):
-    """The length of a list and its first three entries, as text."""
-    if not names:
-        return "none"
-    first = ", ".join(name if isinstance(name, str) else " = ".join(name) for name in names[:3])
-    return f"{len(names)} ({first}{', ...' if len(names) > 3 else ''})"
+def check_tests(tests, sources, test_masks):
+    """UserError names the official test images that have no mask, or an id of another image."""
+    seen = {source.id: source for source in sources}
+    wrong = [
+        f"{test.image}: has no mask in {test_masks}; add it" for test in tests if not test.mask
+    ]
+    wrong += [
+        f"{test.image}: has the same id as {seen[test.id].image}, but an image cannot be in both "
+        "the pool and the test set; rename or remove one"
+        for test in tests
+        if test.id in seen
+    ]
+    if wrong:
+        refuse("test images do not fit", wrong)
+
+
+def with_groups(found, group):
+    """Found with the groups of --group, and what manifest.json says about them."""
+    unknown = []
+    if group == FOLDER:
+        group_of = by_folder(found.sources)
+    else:
+        group_of, unknown = read_groups(Path(group), found.sources)
+    sources = [source._replace(group=group_of.get(source.id)) for source in found.sources]
+    without = [source.id for source in sources if source.group is None]
+    alone = {source.image_file for source in sources if source.group is None}
+    lines = [add_note(line, "in no group") if line.file in alone else line for line in found.lines]
+    return found._replace(sources=sources, lines=lines), {"without": without, "unknown": unknown}
 
 
 def headline(out):
@@ -81,6 +137,7 @@ def headline(out):
         f"{out}: {len(data.ids)} {kind} of {height}x{width}, "
         f"{'gray' if channels == 1 else 'colour'}, {sum(data.has_mask.values())} with masks; "
         f"{len(data.pool)} pool, {len(data.test)} test"
+        + (f", {len(data.waiting)} waiting for their masks" if data.waiting else "")
     )
 
 
@@ -90,16 +147,27 @@ def report(out):
     options = manifest["options"]
     print(headline(out))
     unlabelled = [row["id"] for row in manifest["rows"] if row["mask"] is None]
-    print(f"  images without a mask, unlabelled in the pool: {few(unlabelled)}")
+    in_pool = sorted(set(unlabelled).intersection(splits["pool"]))
+    print(f"  images without a mask, unlabelled in the pool: {few(in_pool)}")
     print(f"  masks without an image, ignored: {few(manifest['masks_without_image'])}")
     print(f"  groups of identical images: {few(manifest['duplicates'])}")
     if manifest["duplicates_with_different_masks"]:
         print(
             f"  of these, with different masks: {few(manifest['duplicates_with_different_masks'])}"
         )
+    grouped = options.get("group")
+    if grouped:
+        groups = {row["group"] for row in manifest["rows"] if "group" in row}
+        without, unknown = manifest["groups"]["without"], manifest["groups"]["unknown"]
+        print(f"  groups: {len(groups)}; images in none, each a group of its own: {few(without)}")
+        if options["group"] != FOLDER:
+            print(f"  images in the table of groups that are not in the folder: {few(unknown)}")
     if splits["dropped"]:
-        print(f"  left out of the pool, identical to a test image: {few(splits['dropped'])}")
-    if not options["official_test"]:
+        why = "identical to a test image" + (" or of its group" if grouped else "")
+        print(f"  left out of the pool, {why}: {few(splits['dropped'])}")
+    if splits.get("waiting"):
+        print(f"  test images without a mask, in no set yet: {few(splits['waiting'])}")
+    if not options["official_test"] and not options.get("test_list"):
         labelled = len(manifest["rows"]) - len(unlabelled)
         pool_count, test_count = resolve_counts(
             labelled, options["pool_count"], options["test_count"]
@@ -109,8 +177,18 @@ def report(out):
         if asked != got:
             print(
                 f"  {got[0]} labelled images in the pool and {got[1]} in the test set instead of "
-                f"{asked[0]} and {asked[1]}, because identical images stay together"
+                f"{asked[0]} and {asked[1]}, because {'groups' if grouped else 'identical images'} "
+                "stay together"
             )
+    if manifest.get("skipped"):
+        skipped = [bad["file"] for bad in manifest["skipped"]]
+        print(f"  left out by --skip-bad, as they cannot be used: {few(skipped)}")
+    lines = read_lines(out / "files.csv")
+    like = [line.id for line in lines if MASK_LIKE in line.notes]
+    if like:
+        print(f"  images named like masks; if they are, move them to a folder masks/: {few(like)}")
+    if lines:
+        print(f"  files: {counts(lines)}; each with its reasons in {out / 'files.csv'}")
     if manifest["synthetic"]:
         print("  synthetic images: results on them say nothing about real lesions")
 
@@ -148,7 +226,7 @@ def parse(argv):
     add("--out", type=Path, help="data folder to write, such as data/NAME")
     add("--root", type=Path, help="folder that contains the image folder and the mask folder")
     add("--images", type=Path, help="folder of images, instead of --root")
-    add("--masks", type=Path, help="folder of masks, with --images")
+    add("--masks", type=Path, help="folder of masks, with --images or --root")
     add("--test-images", type=Path, help="images of an official test set (no random split then)")
     add("--test-masks", type=Path, help="masks of --test-images")
     add("--test-root", type=Path, help="folder that contains both of these folders")
@@ -159,6 +237,11 @@ def parse(argv):
     add("--released-masks", action="store_true", help="resize masks with the released code's bug")
     add("--pool-count", type=positive, help="labelled images in the pool (default: the rest)")
     add("--test-count", type=natural, help="images in the test set (default: one in five)")
+    help = "keep each group on one side of the split: folder, or a .csv with columns image,group"
+    add("--group", metavar="folder|FILE", help=help)
+    help = "file with the ids of the test images (instead of a random split)"
+    add("--test-list", type=Path, metavar="FILE", help=help)
+    add("--skip-bad", action="store_true", help="go on without files that cannot be used")
     add("--workers", type=positive, default=os.cpu_count() or 1, help="number of threads")
     add("--overwrite", action="store_true", help="replace an existing data folder")
     add("--verify", action="store_true", help="only check the data folder --out")
@@ -175,14 +258,18 @@ def parse(argv):
         wrong = f"--{' and --'.join(sorted(inputs))} cannot be combined; give one of them"
     elif not inputs and not args.verify:
         wrong = "there is no input; give --root, --images or --demo"
-    elif args.masks and not args.images:
-        wrong = "--masks needs --images"
+    elif args.masks and not given & {"images", "root"}:
+        wrong = "--masks needs --images or --root"
     elif (args.test_images is None) != (args.test_masks is None):
         wrong = "give both --test-images and --test-masks, or neither"
     elif args.test_images and ("demo" in given or not inputs):
         wrong = "--test-images needs --root or --images"
     elif args.test_images and given & {"pool_count", "test_count"}:
         wrong = "--test-images sets the split; leave out --pool-count and --test-count"
+    elif args.demo and given & {"group", "test_list", "skip_bad"}:
+        wrong = "--group, --test-list and --skip-bad cannot be combined with --demo"
+    elif args.test_list and given & {"test_images", "pool_count", "test_count"}:
+        wrong = "--test-list sets the split; leave out --test-images, --pool-count, --test-count"
     elif args.verify and args.demo:
         wrong = "--verify cannot be combined with --demo"
     elif args.download and (args.root is None or args.verify):
@@ -194,8 +281,8 @@ def parse(argv):
     return args
 
 
-def preprocess(args):
-    """Make the data folder `args.out`, unless it is complete already."""
+def make_plan(args):
+    """Look at the folders and lists that the options name -> building.Plan."""
     options = {
         "size": args.size,
         "gray": args.gray,
@@ -206,14 +293,32 @@ def preprocess(args):
         "demo": args.demo,
         **({"released_masks": True} if args.released_masks else {}),
     }
-    sources, strays = ([], []) if args.demo else find_sources(args)
-    labelled = args.demo or sum(source.mask is not None for source in sources)
-    if not args.test_images:
+    found = Found([], [], [], []) if args.demo else find_sources(args)
+    given, more, test = {}, {}, set()
+    if args.group:
+        found, more["groups"] = with_groups(found, args.group)
+        options["group"] = FOLDER if args.group == FOLDER else "file"
+        groups = {source.id: source.group for source in found.sources}
+        given["groups"] = digest([groups, more["groups"]["unknown"]])
+    if args.test_list:
+        test = read_test_list(args.test_list, found.sources)
+        options["test_list"] = True
+        given["test_list"] = digest(sorted(test))
+    is_test = {source.id: source.is_test or source.id in test for source in found.sources}
+    inputs = list_inputs(found.sources, found.strays, **given)
+    return Plan(options, found, inputs, is_test, args.skip_bad, more)
+
+
+def preprocess(args):
+    """Make the data folder `args.out`, unless it is complete already."""
+    plan = make_plan(args)
+    sources = plan.found.sources
+    if not args.test_images and not args.test_list:
+        labelled = args.demo or sum(source.mask is not None for source in sources)
         resolve_counts(labelled, args.pool_count, args.test_count)
-    inputs = list_inputs(sources, strays)
     if args.overwrite:
         check_replaceable(args.out)
-    elif is_done(args.out, options, inputs, sources):
+    elif is_done(args.out, plan):
         print(f"already done: {headline(args.out)}")
         return
     how = {
@@ -225,16 +330,19 @@ def preprocess(args):
         items, function = range(args.demo), functools.partial(prepare_demo, seed=args.seed, **how)
     else:
         items, function = sources, functools.partial(prepare_source, **how)
-    is_test = {source.id: source.is_test for source in sources}
-    prepared = in_order(function, items, args.workers)
-    build(args.out, options, prepared, len(items), is_test, inputs)
+    build(args.out, plan, in_order(function, items, args.workers), len(items))
     report(args.out)
+    if args.root:
+        read = [*folders(args), args.test_images, args.test_masks, args.out]
+        others = elsewhere(args.root, [folder for folder in read if folder])
+        if others:
+            print(f"  pictures elsewhere in {args.root}, not looked at: {few(others)}")
 
 
 def run(args):
     """Verify, download or preprocess, depending on the parsed options."""
     if args.verify:
-        sources = find_sources(args)[0] if args.root or args.images else []
+        sources = find_sources(args).sources if args.root or args.images else []
         verify(args.out, sources)
         print(f"OK {headline(args.out)}" + ("" if sources else " (original files not checked)"))
         return
@@ -248,6 +356,8 @@ def main(argv=None):
     """Run the command line, or `argv` if given. UserError if an option or a file is wrong."""
     args = parse(argv)
     warnings.filterwarnings("ignore", module="PIL")  # about unusual metadata; errors still raise
+    if hasattr(sys.stdout, "reconfigure"):  # ids have letters that not every terminal knows
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run(args)
     except OSError as error:

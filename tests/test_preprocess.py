@@ -17,7 +17,7 @@ from PIL import Image
 
 import preprocess
 from segmentation.common.runfiles import UserError, sha256_file
-from segmentation.data import building, download, reading, splitting, synthetic
+from segmentation.data import building, download, photos, reading, splitting, synthetic
 from segmentation.data.datafolder import open_data
 from tests.helpers_preprocess import archive, blob, make_set, picture, save, serve
 
@@ -161,13 +161,13 @@ def test_image_modes(tmp_path, mode):
     image = Image.fromarray(picture(0)).convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    assert reading.read_image(path)[0].mode == "RGB"
+    assert photos.read_photo(path).picture.mode == "RGB"
 
 
 def test_sixteen_bit_image_is_refused(tmp_path):
     path = save(tmp_path / "a.png", picture(0, gray=True).astype(np.uint16) * 257)
     with pytest.raises(UserError, match=r"a\.png.*8 bits"):
-        reading.read_image(path)
+        photos.read_photo(path)
 
 
 # Masks ------------------------------------------------------------------------------------------
@@ -432,7 +432,7 @@ def test_second_call_does_nothing(tmp_path, capsys, monkeypatch):
     make(*words)
     before = snapshot(tmp_path / "d")
     capsys.readouterr()
-    monkeypatch.setattr(reading, "decode", None)
+    monkeypatch.setattr(preprocess, "in_order", None)  # nothing is read
     make(*words, "--workers", 1)
     out = capsys.readouterr().out
     assert out.startswith("already done") and out.count("\n") == 1
@@ -556,11 +556,11 @@ def test_every_cut_of_a_file_is_an_error_or_the_picture(tmp_path):
     for name in ("a.jpg", "a.png"):
         path = save(tmp_path / name, picture(0, (60, 60)))
         content = path.read_bytes()
-        whole = np.asarray(reading.read_image(path)[0])
+        whole = np.asarray(photos.read_photo(path).picture)
         for cut in range(0, len(content), 97):
             path.write_bytes(content[:cut])
             try:
-                assert np.array_equal(np.asarray(reading.read_image(path)[0]), whole)
+                assert np.array_equal(np.asarray(photos.read_photo(path).picture), whole)
             except UserError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
 
@@ -587,8 +587,8 @@ def test_folders_that_do_not_fit(tmp_path, bad):
     images, masks = root / "images", root / "masks"
     bad("--images", images, "--masks", tmp_path / "none", *out, names=tmp_path / "none")
     bad("--images", images, "--masks", images, *out, names=images)
-    bad("--root", images, *out, names=images)
     (tmp_path / "empty").mkdir()
+    bad("--root", tmp_path / "empty", *out, names=tmp_path / "empty")
     bad("--images", tmp_path / "empty", *out, names=tmp_path / "empty")
     bad("--images", images, "--masks", tmp_path / "empty", *out, names=tmp_path / "empty")
     second = save(root / "images/A001.jpg", picture(4))
@@ -617,7 +617,7 @@ def test_folders_that_do_not_fit(tmp_path, bad):
         (["--pool-count", "3", "--test-count", "3"], "5 images"),
         (["--demo", "3"], "--demo"),
         (["--images", "x"], "--images"),
-        (["--masks", "x"], "--masks"),
+        (["--masks", "nowhere"], "nowhere"),
         (["--test-masks", "x"], "--test-masks"),
     ],
 )

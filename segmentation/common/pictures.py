@@ -177,7 +177,8 @@ def selection_sheet(path, images, clusters, labels, title=""):
             canvas[y : y + high, x : x + side] = thumbnail(images[member], side, high)
             text = str(labels[member])
             text = text if len(text) <= 14 else f"…{text[-13:]}"
-            axes.text(x + side / 2, y + high + 8, text, ha="center", fontsize=5.3, color=INK)
+            style = {"ha": "center", "fontsize": 5.3, "color": INK, "parse_math": False}
+            axes.text(x + side / 2, y + high + 8, text, **style)
     axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
@@ -273,7 +274,7 @@ def cases(path, images, masks, predictions, titles, title="", columns=3):
         show(axes, image)
         outline(axes, mask, TRUTH)
         outline(axes, predicted, PREDICTION)
-        axes.set_title(text, fontsize=9, color=INK)
+        axes.set_title(text, fontsize=9, color=INK, parse_math=False)
     figure.legend(
         handles=[
             Line2D([], [], color=TRUTH, linewidth=3, label="truth"),

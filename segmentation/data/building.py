@@ -1,49 +1,110 @@
 """Write, recognise, replace and verify a data folder.
 
 Its files are `images.npy` (uint8 N x H x W x C), `masks.npy` (uint8 N x H x W in {0,1}, all zeros
-for an image without a mask), `manifest.json`, `splits.json` and `inputs.json` (size and
-modification time of each input file).
+for an image without a mask), `manifest.json`, `splits.json`, `inputs.json` (size and modification
+time of each input file) and `files.csv` (what became of every file; not with --demo).
 """
 
 import functools
+import math
 import shutil
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from segmentation.common.runfiles import UserError, read_json, sha256_file, write_json
+from segmentation.data.accounting import (
+    kind_of,
+    read_lines,
+    refresh,
+    refuse_problems,
+    settle,
+    write_lines,
+)
 from segmentation.data.datafolder import open_data
+from segmentation.data.ids import shown
 from segmentation.data.reading import RESIZE
-from segmentation.data.splitting import equal_groups, make_splits
+from segmentation.data.sources import Found, source_hashes
+from segmentation.data.splitting import equal_groups, group_of, make_splits, merge
 
-FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json"}
+FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json", "files.csv"}
+AGAIN = "run preprocess.py again with --overwrite"
+OTHER_INPUTS = {  # entries of inputs.json beside the files
+    "masks_without_image": "the masks without an image",
+    "groups": "the groups of --group",
+    "test_list": "the images of --test-list",
+}
+
+
+class Plan(NamedTuple):
+    """What is known and decided before the images are read."""
+
+    options: dict
+    found: Found  # empty with --demo
+    inputs: dict  # content of inputs.json
+    is_test: dict  # id -> bool; used where the test set is given
+    skip_bad: bool  # go on without files that cannot be used
+    more: dict  # further entries of the manifest
 
 
 def write_arrays(folder, prepared, count, size, channels):
-    """Write images.npy and masks.npy row by row; return the rows without their arrays."""
+    """Write images.npy and masks.npy row by row, without the images that are not readable.
+
+    Return everything that was `prepared`, without the arrays.
+    """
     room = count * size[0] * size[1] * (channels + 1)
     if shutil.disk_usage(folder).free < room + (1 << 20):
         raise UserError(f"{folder.parent}: arrays need {room >> 20} MiB of disk; free some space")
     create = functools.partial(np.lib.format.open_memmap, mode="w+", dtype=np.uint8)
     images = create(folder / "images.npy", shape=(count, *size, channels))
     masks = create(folder / "masks.npy", shape=(count, *size))
-    rows = []
-    for row, item in enumerate(tqdm(prepared, total=count, unit="image", disable=None)):
-        images[row], masks[row] = item.image, item.mask
-        rows.append(item._replace(image=None, mask=None))
+    items, row = [], 0
+    for item in tqdm(prepared, total=count, unit="image", disable=None):
+        if item.image is not None:
+            images[row], masks[row] = item.image, item.mask
+            row += 1
+        items.append(item._replace(image=None, mask=None))
     images.flush()
     masks.flush()
-    return rows
+    del images, masks  # closes the files
+    if row < count:
+        cut_array(folder / "images.npy", (row, *size, channels))
+        cut_array(folder / "masks.npy", (row, *size))
+    return items
 
 
-def fill(folder, name, options, prepared, count, is_test, inputs):
-    """Write all files of a data set into the existing, empty `folder`."""
+def cut_array(path, shape):
+    """Cut a .npy file of uint8 to `shape`, which has fewer rows: no copy, whatever its size."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with open(path, "r+b") as file:
+        np.lib.format.write_array_header_1_0(file, header)  # as long as before: NumPy leaves room
+        file.truncate(file.tell() + math.prod(shape))
+
+
+def fill(folder, name, plan, prepared, count):
+    """Write all files of a data set into the existing, empty `folder`.
+
+    UserError if files cannot be used, unless plan.skip_bad.
+    """
+    options, found, inputs = plan.options, plan.found, plan.inputs
     channels = 1 if options["gray"] else 3
-    rows = write_arrays(folder, prepared, count, options["size"], channels)
-    ids = [row.record["id"] for row in rows]
-    duplicates = equal_groups(ids, [row.pixels for row in rows])
+    items = write_arrays(folder, prepared, count, options["size"], channels)
+    problems = found.problems + [bad for item in items for bad in item.problems]
+    if problems and not plan.skip_bad:
+        refuse_problems(problems)
+    rows = [item for item in items if item.record]
+    if not rows:
+        raise UserError(f"{problems[0].place}: {problems[0].reason}; no image is left without it")
+    lines = settle(found.lines, [note for item in items for note in item.notes], problems)
+    records = [row.record for row in rows]
+    duplicates = equal_groups([record["id"] for record in records], [row.pixels for row in rows])
     mask_of = {row.record["id"]: row.mask_pixels for row in rows}
     differing = [group for group in duplicates if len({mask_of[i] for i in group} - {None}) > 1]
+    skipped = [
+        {"file": bad.file, "id": bad.id, "reason": bad.reason, "sha256": bad.sha256}
+        for bad in sorted(problems)
+    ]
     manifest = {
         "name": name,
         "synthetic": options["demo"] is not None,
@@ -51,14 +112,17 @@ def fill(folder, name, options, prepared, count, is_test, inputs):
         "channels": channels,
         "resize": RESIZE,
         "options": options,
-        "rows": [row.record for row in rows],
+        "rows": records,
         "duplicates": duplicates,
         "duplicates_with_different_masks": differing,
         "masks_without_image": inputs["masks_without_image"],
+        **plan.more,
+        **({"skipped": skipped} if skipped else {}),
         "arrays": {file: sha256_file(folder / file) for file in ("images.npy", "masks.npy")},
     }
-    write_json(folder / "splits.json", make_splits(rows, duplicates, options, is_test))
+    write_json(folder / "splits.json", make_splits(records, duplicates, options, plan.is_test))
     write_json(folder / "inputs.json", inputs)
+    write_lines(folder / "files.csv", lines)
     write_json(folder / "manifest.json", manifest)
 
 
@@ -86,12 +150,18 @@ def first_difference(old, new):
     return next((name for name in sorted({*old, *new}) if old.get(name) != new.get(name)), None)
 
 
-def source_hashes(sources):
-    """Dict id -> (sha256 of the image file, of the mask file or None)."""
-    return {
-        source.id: (sha256_file(source.image), source.mask and sha256_file(source.mask))
-        for source in sources
-    }
+def recorded_hashes(manifest):
+    """Dict (id, "images" or "masks") -> sha256 of the file, as sources.source_hashes finds them."""
+    known = {}
+    for row in manifest["rows"]:
+        known[row["id"], "images"], known[row["id"], "masks"] = (
+            row["image_sha256"],
+            row["mask_sha256"],
+        )
+    for bad in manifest.get("skipped", ()):
+        if bad["sha256"]:
+            known[bad["id"], kind_of(bad["file"])] = bad["sha256"]
+    return known
 
 
 def changed_input(out, manifest, inputs, sources):
@@ -101,38 +171,53 @@ def changed_input(out, manifest, inputs, sources):
     """
     old = read_json(out / "inputs.json", fix="give --overwrite")
     before, now = ({name: rest for name, *rest in files["files"]} for files in (old, inputs))
-    if before == now and old["masks_without_image"] == inputs["masks_without_image"]:
-        return None
     sizes_before, sizes_now = ({k: v[0] for k, v in files.items()} for files in (before, now))
     if sizes_before != sizes_now:
         return first_difference(sizes_before, sizes_now)
-    if old["masks_without_image"] != inputs["masks_without_image"]:
-        return "the masks without an image"
-    recorded = {row["id"]: (row["image_sha256"], row["mask_sha256"]) for row in manifest["rows"]}
-    changed = first_difference(recorded, source_hashes(sources))
+    others = [{k: v for k, v in i.items() if k not in ("schema", "files")} for i in (old, inputs)]
+    other = first_difference(*others)
+    if other:
+        return OTHER_INPUTS[other]
+    if before == now:
+        return None
+    recorded, hashes = recorded_hashes(manifest), source_hashes(sources)
+    changed = first_difference(recorded, {key: hashes.get(key) for key in recorded})
     if changed is None:
         write_json(out / "inputs.json", inputs)
-    return changed
+        return None
+    name, kind = changed
+    return f"the {'image' if kind == 'images' else 'mask of'} {name}"
 
 
-def is_done(out, options, inputs, sources):
-    """Whether `out` already holds exactly this data set; UserError if it holds something else."""
+def is_done(out, plan):
+    """Whether `out` already holds exactly this data set; UserError if it holds something else.
+
+    If other files have come or gone in the folders, files.csv is brought up to date.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "manifest.json").is_file():
         raise UserError(f"{out}: exists but is not a data folder; give another --out")
     manifest = read_json(out / "manifest.json", fix="give --overwrite")
     fix = "give another --out, or --overwrite to replace it"
-    option = first_difference(manifest["options"], options)
+    option = first_difference(manifest["options"], plan.options)
     if option:
         raise UserError(
             f"{out}: was made with {option} = "
-            f"{manifest['options'].get(option)}, not {options.get(option)}; {fix}"
+            f"{manifest['options'].get(option)}, not {plan.options.get(option)}; {fix}"
         )
-    changed = changed_input(out, manifest, inputs, sources)
+    changed = changed_input(out, manifest, plan.inputs, plan.found.sources)
     if changed:
         raise UserError(f"{out}: was made from other files (first difference: {changed}); {fix}")
+    if manifest.get("skipped") and not plan.skip_bad:
+        raise UserError(
+            f"{out}: was made by --skip-bad without {len(manifest['skipped'])} files "
+            f"({manifest['skipped'][0]['file']} first); give --skip-bad again, or mend them"
+        )
+    if plan.found.problems and not plan.skip_bad:
+        refuse_problems(plan.found.problems)
     open_data(out)
+    refresh(out / "files.csv", plan.found.lines)
     return True
 
 
@@ -152,29 +237,48 @@ def verify(out, sources):
     """Re-hash a data folder and, if given, its sources; UserError names the first mismatch."""
     data = open_data(out)
     manifest, splits = read_json(out / "manifest.json"), read_json(out / "splits.json")
-    again = "run preprocess.py again with --overwrite"
     for name, expected in manifest["arrays"].items():
         if sha256_file(out / name) != expected:
-            raise UserError(f"{out / name}: has changed since it was written; {again}")
+            raise UserError(f"{out / name}: has changed since it was written; {AGAIN}")
     for row, name in enumerate(data.ids):
         top = 1 if data.has_mask[name] else 0
         if data.masks[row].max() > top:
-            raise UserError(f"{out / 'masks.npy'}: row {row} ({name}) is not a mask; {again}")
+            raise UserError(f"{out / 'masks.npy'}: row {row} ({name}) is not a mask; {AGAIN}")
     if sorted(set(data.ids)) != data.ids:
-        raise UserError(f"{out / 'manifest.json'}: its ids are not sorted and unique; {again}")
-    listed = splits["pool"] + splits["test"] + splits["dropped"]
-    if len(set(listed)) < len(listed) or not set(listed) <= set(data.ids):
-        raise UserError(f"{out / 'splits.json'}: lists an id twice or an unknown id; {again}")
+        raise UserError(f"{out / 'manifest.json'}: its ids are not sorted and unique; {AGAIN}")
+    verify_splits(out, manifest, splits)
+    verify_lines(out, manifest)
     if not sources:
         return
-    known = {source.id: source for source in sources}
+    known, recorded = {source.id: source for source in sources}, recorded_hashes(manifest)
     for row in tqdm(manifest["rows"], unit="image", leave=False, disable=None):
         if row["id"] not in known:
             raise UserError(f"{row['image']}: is no longer in the image folder; put it back")
         source = known[row["id"]]
-        for path, expected in (
-            (source.image, row["image_sha256"]),
-            (source.mask, row["mask_sha256"]),
-        ):
-            if (path and sha256_file(path)) != expected:
-                raise UserError(f"{path or source.image}: does not match the data; {again}")
+        for path, kind in ((source.image, "images"), (source.mask, "masks")):
+            if (path and sha256_file(path)) != recorded[source.id, kind]:
+                raise UserError(f"{path or source.image}: does not match the data; {AGAIN}")
+
+
+def verify_splits(out, manifest, splits):
+    """UserError if an id is in two lists or unknown, or if linked images are on both sides."""
+    path = out / "splits.json"
+    test = splits["test"] + splits.get("waiting", [])
+    listed = splits["pool"] + test + splits["dropped"]
+    if len(set(listed)) < len(listed) or not set(listed) <= {row["id"] for row in manifest["rows"]}:
+        raise UserError(f"{path}: lists an id twice or an unknown id; {AGAIN}")
+    pool, test = set(splits["pool"]), set(test)
+    member = group_of(manifest["rows"], manifest["options"])
+    for linked in merge(manifest["duplicates"], equal_groups(member, member.values())):
+        if pool.intersection(linked) and test.intersection(linked):
+            names = ", ".join(linked[:3])
+            raise UserError(f"{path}: has linked images on both sides ({names}); {AGAIN}")
+
+
+def verify_lines(out, manifest):
+    """UserError if files.csv does not list the image and mask files of the manifest."""
+    lines = read_lines(out / "files.csv")
+    for outcome in ("image", "mask") if lines else ():
+        files = {shown(row[outcome]) for row in manifest["rows"] if row[outcome]}
+        if {line.file.partition("/")[2] for line in lines if line.outcome == outcome} != files:
+            raise UserError(f"{out / 'files.csv'}: lists another set of {outcome} files; {AGAIN}")

@@ -5,7 +5,7 @@ A data folder holds `images.npy` (uint8 N x H x W x C), `masks.npy` (uint8 N x H
 module refers to images by id; only this module turns ids into rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class Data:
     test: list  # ids, sorted
     synthetic: bool  # made by --demo
     fingerprint: str  # hash of manifest and splits
+    waiting: list = field(default_factory=list)  # ids of test images without a mask yet
 
     @property
     def channels(self):
@@ -102,6 +103,7 @@ def open_data(folder):
         has_mask={row["id"]: row["mask"] is not None for row in rows},
         pool=splits["pool"],
         test=splits["test"],
+        waiting=splits.get("waiting", []),
         synthetic=manifest["synthetic"],
         fingerprint="-".join(value[:16] for value in hashes),
         **arrays,

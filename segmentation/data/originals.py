@@ -12,7 +12,7 @@ class Originals:
         """Find the masks and look at their names only. UserError if `root` has no such folders."""
         self.root, self.data = root, data
         images, masks = find_folders(root)
-        sources, _ = pair(images, masks)
+        sources, _ = pair(images, masks, leave_out=[data.folder])
         self.masks = {source.id: source.mask for source in sources}
         manifest = read_json(data.folder / "manifest.json")
         self.records = {row["id"]: row for row in manifest["rows"]}

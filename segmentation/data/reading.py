@@ -8,66 +8,37 @@ resized by nearest neighbour and stay exactly {0,1}.
 """
 
 import hashlib
-import io
 import itertools
-import struct
-import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from segmentation.common.runfiles import UserError
+from segmentation.common.runfiles import UserError, sha256_file
+from segmentation.data.accounting import Problem
+from segmentation.data.ids import shown
+from segmentation.data.photos import decode, read_photo
 from segmentation.data.synthetic import draw_lesion
 
 RESIZE = "images: Pillow BICUBIC at 8 bit, anti-aliased when shrinking; masks: Pillow NEAREST"
 
 
 class Prepared(NamedTuple):
-    """One row: its arrays, its record in the manifest, and hashes of the full-size pixels."""
+    """One row: its arrays, its record in the manifest, and hashes of the full-size pixels.
 
-    image: np.ndarray  # uint8 H x W x C
+    Without an image where that is not readable; there is no row then.
+    """
+
+    image: np.ndarray | None  # uint8 H x W x C
     mask: np.ndarray  # uint8 H x W in {0,1}
     record: dict
-    pixels: str
+    pixels: str | None
     mask_pixels: str | None
-
-
-def decode(path):
-    """Read a picture: (Pillow image, rotated by its EXIF orientation; sha256 of the file).
-
-    UserError if the file is missing, damaged, truncated or unreasonably large.
-    """
-    try:
-        content = path.read_bytes()
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-    except (
-        OSError,
-        SyntaxError,  # raised by Pillow for a broken PNG
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        reason = str(error).split("\n")[0]
-        if isinstance(error, Image.UnidentifiedImageError) or not reason:
-            reason = "not a picture"
-        raise UserError(f"{path}: not readable ({reason}); replace or remove it") from None
-    return picture, hashlib.sha256(content).hexdigest()
-
-
-def read_image(path):
-    """Read an image as 8-bit RGB: (Pillow image, sha256 of the file). UserError as in decode."""
-    picture, digest = decode(path)
-    if picture.mode[0] in "IF":
-        raise UserError(f"{path}: has more than 8 bits per channel; convert it to 8 bits")
-    return picture if picture.mode == "RGB" else picture.convert("RGB"), digest
+    notes: tuple = ()  # pairs (file, note) for files.csv
+    problems: tuple = ()  # of Problem: the image or the mask cannot be used
 
 
 def binary(values):
@@ -164,16 +135,49 @@ def prepare(record, picture, mask, size, gray, resize_mask=resize_mask):
     )
 
 
+def mask_of(source, size):
+    """The mask of a Source: (bool array of `size` = (height, width), sha256 of its file, notes)."""
+    found = read_mask(source.mask, size)
+    return found[0], found[1], getattr(found, "notes", ())
+
+
+def problem(file, path, source, error):
+    """The Problem that a UserError about the file `path` of a Source tells of."""
+    reason = shown(str(error)).removeprefix(f"{shown(str(path))}: ")
+    try:
+        digest = sha256_file(path)
+    except OSError:
+        digest = None
+    return Problem(file, shown(str(path)), source.id, reason, digest)
+
+
 def prepare_source(source, size, gray, resize_mask=resize_mask):
-    """Read the files of a Source -> Prepared. UserError as in read_image and read_mask."""
-    picture, digest = read_image(source.image)
-    record = {"id": source.id, "image": source.image.name, "image_sha256": digest}
-    mask = mask_digest = None
+    """Read the files of a Source -> Prepared.
+
+    What read_photo and read_mask raise becomes its `problems`: there is no image then, or no mask.
+    """
+    try:
+        photo = read_photo(source.image)
+    except UserError as error:
+        bad = problem(source.image_file, source.image, source, error)
+        return Prepared(None, None, {}, None, None, problems=(bad,))
+    picture = photo.picture
+    notes, problems = [(source.image_file, note) for note in photo.notes], []
+    record = {"id": source.id, "image": source.image_name, "image_sha256": photo.sha256}
+    record |= {"mask": None, "mask_sha256": None}
+    mask = None
     if source.mask is not None:
-        mask, mask_digest = read_mask(source.mask, (picture.height, picture.width))
-    record["mask"] = source.mask and source.mask.name
-    record["mask_sha256"] = mask_digest
-    return prepare(record, picture, mask, size, gray, resize_mask)
+        try:
+            mask, digest, more = mask_of(source, (picture.height, picture.width))
+            record |= {"mask": source.mask_name, "mask_sha256": digest}
+            notes += [(source.mask_file, note) for note in more]
+        except UserError as error:
+            problems.append(problem(source.mask_file, source.mask, source, error))
+            notes.append((source.image_file, "no mask, as its mask cannot be used"))
+    if source.group is not None:
+        record["group"] = source.group
+    made = prepare(record, picture, mask, size, gray, resize_mask)
+    return made._replace(notes=tuple(notes), problems=tuple(problems))
 
 
 def prepare_demo(index, seed, size, gray, resize_mask=resize_mask):

@@ -1,8 +1,10 @@
 """The split of the images into pool and test set: made once, stored by id, and only read later.
 
-Images with identical pixels are never in both.
+Images that are linked, because their pixels are identical or because they are of one group (such as
+a patient), are never on both sides.
 """
 
+import itertools
 from collections import defaultdict
 
 from segmentation.common.runfiles import UserError, numpy_rng
@@ -14,6 +16,22 @@ def equal_groups(ids, keys):
     for name, key in sorted(zip(ids, keys, strict=True)):
         members[key].append(name)
     return [names for names in members.values() if len(names) > 1]
+
+
+def merge(*relations):
+    """Unite groups that share members: lists of groups -> disjoint groups, as in `equal_groups`."""
+    parent = {}
+
+    def root(name):
+        while parent.setdefault(name, name) != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for group in itertools.chain(*relations):
+        for name in group:
+            parent[root(name)] = root(group[0])
+    names = list(parent)
+    return equal_groups(names, [root(name) for name in names])
 
 
 def resolve_counts(labelled, pool_count, test_count):
@@ -52,54 +70,93 @@ def take(groups, count):
     return taken
 
 
-def random_split(has_mask, duplicates, pool_count, test_count, seed):
+def random_split(has_mask, duplicates, pool_count, test_count, seed, groups=None):
     """Sorted ids of the pool and of the test set, from a seeded shuffle.
 
     The sorted ids of all images with masks are shuffled. The test set is the end of this list; the
     pool is its beginning, or all the rest if `pool_count` is None. Images without a mask join the
     pool and do not count. The ids of a group of `duplicates` stay together; if no choice of whole
     groups gives a count exactly, there are fewer images. `has_mask` maps id -> bool.
+
+    Among duplicates, an image without a mask keeps the others in the pool. With `groups` (of
+    patients, say), united with the duplicates, it does not, as hardly any patient could be tested
+    otherwise: it is in neither set if images linked to it are tested.
     """
-    group_of = {name: tuple(group) for group in duplicates for name in group}
+    unit_of = {name: tuple(unit) for unit in merge(duplicates, groups or ()) for name in unit}
     order = sorted(name for name in has_mask if has_mask[name])
     numpy_rng(seed, "split").shuffle(order)
-    groups = list(dict.fromkeys(group_of.get(name, (name,)) for name in order))
-    free = [group for group in groups if all(has_mask[name] for name in group)]
+    units = list(dict.fromkeys(unit_of.get(name, (name,)) for name in order))
+    if groups is None:
+        free = [unit for unit in units if all(has_mask[name] for name in unit)]
+    else:
+        free = units
     bound = {name for name in has_mask if not has_mask[name]}
-    bound.update(name for group in groups if group not in set(free) for name in group)
-    test = take(free[::-1], test_count)
+    bound.update(name for unit in set(units).difference(free) for name in unit)
+    labelled = [tuple(name for name in unit if has_mask[name]) for unit in free]
+    test = take(labelled[::-1], test_count)
     chosen = set(test)
-    pool = [group for group in free if group not in chosen]
+    pool = [names for names in labelled if names not in chosen]
     if pool_count is not None:
         pool = take(pool, max(0, pool_count - sum(has_mask[name] for name in bound)))
-    return sorted(bound.union(*pool)), sorted(set().union(*test))
+    tested = {name for first, *_ in test for name in unit_of.get(first, (first,))}
+    return sorted(bound.union(*pool) - tested), sorted(set().union(*test))
 
 
-def official_split(is_test, duplicates):
-    """Sorted ids of the pool, of the test set, and of images left out of the pool.
+def given_split(is_test, has_mask, linked):
+    """Sorted ids of the pool, of the test set, of test images without a mask, and left out ones.
 
-    Left out are images identical to a test image. `is_test` maps id -> bool; `duplicates` are
-    groups of ids with identical images.
+    Left out of the pool are images linked to a test image, with or without a mask. `is_test` and
+    `has_mask` map id -> bool; `linked` are groups of ids.
     """
     dropped = {
         name
-        for group in duplicates
+        for group in linked
         if any(is_test[other] for other in group)
         for name in group
         if not is_test[name]
     }
-    pool = [name for name in sorted(is_test) if not is_test[name] and name not in dropped]
-    return pool, [name for name in sorted(is_test) if is_test[name]], sorted(dropped)
+    sides = {"pool": [], "test": [], "waiting": [], "dropped": []}
+    for name in sorted(is_test):
+        side = "dropped" if name in dropped else "pool"
+        if is_test[name]:
+            side = "test" if has_mask[name] else "waiting"
+        sides[side].append(name)
+    return tuple(sides.values())
 
 
-def make_splits(rows, duplicates, options, is_test):
-    """Content of splits.json: the ids of pool and test set, and the rule of the split."""
-    if options["official_test"]:
-        pool, test, dropped = official_split(is_test, duplicates)
-        rule = "given: the test set is --test-images; images equal to one of it leave the pool"
-        return {"seed": None, "rule": rule, "pool": pool, "test": test, "dropped": dropped}
-    has_mask = {row.record["id"]: row.mask_pixels is not None for row in rows}
-    counts = resolve_counts(sum(has_mask.values()), options["pool_count"], options["test_count"])
-    pool, test = random_split(has_mask, duplicates, *counts, options["seed"])
-    rule = "shuffle of the ids of images with masks: pool first, test last; identical ones together"
-    return {"seed": options["seed"], "rule": rule, "pool": pool, "test": test, "dropped": []}
+def group_of(records, options):
+    """Dict id -> group, from the rows of the manifest; empty without --group."""
+    if not options.get("group"):
+        return {}  # the groups of --demo are another matter
+    return {row["id"]: row["group"] for row in records if "group" in row}
+
+
+def make_splits(records, duplicates, options, is_test):
+    """Content of splits.json: the ids of pool and test set, and the rule of the split.
+
+    `records` are the rows of the manifest, `is_test` maps id -> bool where the test set is given.
+    """
+    groups = None
+    if options.get("group"):
+        member = group_of(records, options)
+        groups = equal_groups(member, member.values())
+    has_mask = {row["id"]: row["mask"] is not None for row in records}
+    if options["official_test"] or options.get("test_list"):
+        given = "--test-list" if options.get("test_list") else "--test-images"
+        test_of = {name: is_test[name] for name in has_mask}
+        linked = merge(duplicates, groups or ())
+        pool, test, waiting, dropped = given_split(test_of, has_mask, linked)
+        equal = "images equal to one of it leave the pool"
+        seed, rule = None, f"given: the test set is {given}; {equal}"
+        rule += ", as do those of its groups" if groups is not None else ""
+    else:
+        seed = options["seed"]
+        counts = options["pool_count"], options["test_count"]
+        counts = resolve_counts(sum(has_mask.values()), *counts)
+        pool, test = random_split(has_mask, duplicates, *counts, seed, groups)
+        rule = "shuffle of the ids of images with masks: pool first, test last; "
+        rule += "identical ones together" if groups is None else "linked ones on one side"
+        dropped = sorted(name for name in set(has_mask).difference(pool) if not has_mask[name])
+        waiting = []
+    splits = {"seed": seed, "rule": rule, "pool": pool, "test": test, "dropped": dropped}
+    return {**splits, "waiting": waiting} if waiting or options.get("test_list") else splits

@@ -244,6 +244,8 @@ def parse(argv):
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")
     add("--workers", type=positive, default=os.cpu_count() or 1, help="number of threads")
     add("--overwrite", action="store_true", help="replace an existing data folder")
+    help = "replace an existing data folder if files or options have changed"
+    add("--update", action="store_true", help=help)
     add("--verify", action="store_true", help="only check the data folder --out")
     add("--download", action="store_true", help="download the ISIC 2017 training set into --root")
     add("--url", default=ISIC_URL, help="address of the archives for --download")
@@ -309,6 +311,14 @@ def make_plan(args):
     return Plan(options, found, inputs, is_test, args.skip_bad, more)
 
 
+def is_current(out, plan):
+    """Whether `out` already holds exactly this data set."""
+    try:
+        return is_done(out, plan)
+    except UserError:
+        return False
+
+
 def preprocess(args):
     """Make the data folder `args.out`, unless it is complete already."""
     plan = make_plan(args)
@@ -316,7 +326,7 @@ def preprocess(args):
     if not args.test_images and not args.test_list:
         labelled = args.demo or sum(source.mask is not None for source in sources)
         resolve_counts(labelled, args.pool_count, args.test_count)
-    if args.overwrite:
+    if args.overwrite or (args.update and not is_current(args.out, plan)):
         check_replaceable(args.out)
     elif is_done(args.out, plan):
         print(f"already done: {headline(args.out)}")

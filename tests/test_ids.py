@@ -39,7 +39,7 @@ def test_flat_names_of_every_short_id_can_be_read_back():
 def test_flat_names_fit_any_file_system_and_tool(name):
     flat = flat_name(name)
     assert unflat(flat) == name
-    assert not set(flat) & set('/\\<>:"|?*#%&$`\'') and flat[0] not in "-. "
+    assert not set(flat) & set("/\\<>:\"|?*#%&$`'") and flat[0] not in "-. "
     assert flat.partition(".")[0].upper() not in RESERVED
     assert len(flat.encode()) + len("_segmentation.png") < 255
 

@@ -185,6 +185,41 @@ def selection_sheet(path, images, clusters, labels, title=""):
     save(figure, path, dpi=100)
 
 
+def contact_sheet(path, images, captions, title, columns=5):
+    """Small pictures in rows, each with its caption below it, of two lines at most.
+
+    `images` is uint8 n x H x W x 3. A long first line loses its middle: names differ at the ends.
+    """
+    high, wide = images.shape[1:3]
+    gap, below, top = 14, 34, 34  # pixels of the PNG
+    lines = math.ceil(len(images) / columns)
+    width, height = columns * (wide + gap) + gap, top + lines * (high + below)
+    canvas = np.full((height, width, 3), 255, dtype=np.uint8)
+    figure = new_figure(width / 100, height / 100)
+    figure.set_layout_engine("none")  # one pixel of the canvas is one pixel of the file
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.text(gap, 20, title, fontsize=9, color=INK, parse_math=False)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        line, column = divmod(number, columns)
+        x, y = gap + column * (wide + gap), top + line * (high + below)
+        canvas[y : y + high, x : x + wide] = image
+        first, *rest = caption.split("\n")
+        text = "\n".join([shortened(first, 34), *rest])
+        axes.text(x, y + high + 3, text, va="top", fontsize=6, color=INK, parse_math=False)
+    axes.imshow(canvas, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    save(figure, path, dpi=100)
+
+
+def shortened(text, most):
+    """`text`, or its beginning and end with … between them: at most `most` characters."""
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}…{text[len(text) - end :]}"
+
+
 def sheet_lines(clusters, columns=20, most_lines=4, most_clusters=60):
     """The lines of a sheet: pairs of a heading ("" on continued lines) and image positions.
 

@@ -26,7 +26,7 @@ from segmentation.data.datafolder import open_data
 from segmentation.data.ids import shown
 from segmentation.data.reading import RESIZE
 from segmentation.data.sources import Found, source_hashes
-from segmentation.data.splitting import equal_groups, group_of, make_splits, merge
+from segmentation.data.splitting import equal_groups, linked, make_splits
 
 FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json", "files.csv"}
 AGAIN = "run preprocess.py again with --overwrite"
@@ -268,10 +268,9 @@ def verify_splits(out, manifest, splits):
     if len(set(listed)) < len(listed) or not set(listed) <= {row["id"] for row in manifest["rows"]}:
         raise UserError(f"{path}: lists an id twice or an unknown id; {AGAIN}")
     pool, test = set(splits["pool"]), set(test)
-    member = group_of(manifest["rows"], manifest["options"])
-    for linked in merge(manifest["duplicates"], equal_groups(member, member.values())):
-        if pool.intersection(linked) and test.intersection(linked):
-            names = ", ".join(linked[:3])
+    for unit in linked(manifest):
+        if pool.intersection(unit) and test.intersection(unit):
+            names = ", ".join(unit[:3])
             raise UserError(f"{path}: has linked images on both sides ({names}); {AGAIN}")
 
 

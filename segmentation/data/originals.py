@@ -14,6 +14,7 @@ class Originals:
         images, masks = find_folders(root)
         sources, _ = pair(images, masks, leave_out=[data.folder])
         self.masks = {source.id: source.mask for source in sources}
+        self.images = {source.id: source.image for source in sources}
         manifest = read_json(data.folder / "manifest.json")
         self.records = {row["id"]: row for row in manifest["rows"]}
 

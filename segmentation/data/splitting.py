@@ -131,6 +131,12 @@ def group_of(records, options):
     return {row["id"]: row["group"] for row in records if "group" in row}
 
 
+def linked(manifest):
+    """Groups of ids that must stay on one side: of equal pixels or of one group, united."""
+    member = group_of(manifest["rows"], manifest["options"])
+    return merge(manifest["duplicates"], equal_groups(member, member.values()))
+
+
 def make_splits(records, duplicates, options, is_test):
     """Content of splits.json: the ids of pool and test set, and the rule of the split.
 

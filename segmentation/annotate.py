@@ -1,0 +1,347 @@
+"""From a folder of photographs to outlines, round by round, with a person who draws them.
+
+    python segmentation/annotate.py --root my_images --out runs/mine
+
+Call it again whenever outlines have been added to my_images/masks/. Each call does what is next:
+
+1. The first one reads the photographs, sets images aside that are for measuring only, and chooses
+   which others to outline first.
+2. When these have outlines, it trains a network on them and, by its own masks, on all other images,
+   measures it, says whether another round is likely to pay, and chooses the next images among all
+   that have no outline. It outlines them, too, as drafts to be corrected.
+
+It ends with a line that says what is awaited and the next command, with exit code 3. Images may be
+added at any time. An image is asked for once; outlines of others are welcome. With --allow-partial
+it goes on with the outlines that there are.
+
+Writes to --out:
+
+    to_annotate/round_RR/images/     copies of the images to outline, with names that fit one folder
+    to_annotate/round_RR/list.csv    each with its id, what it is for, why it was chosen
+    to_annotate/round_RR/sheet.png   small pictures of all of them
+    to_annotate/round_RR/...         files to import into Label Studio, LabelMe, CVAT, with drafts
+    model/                           the rounds, as active_learning.py writes them
+    hint.json                        the numbers behind the hint
+    annotate.json                    what was asked for and answered in each round
+    data/, cluster/                  what preprocess.py and cluster.py write
+"""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from segmentation.analysis import hint
+from segmentation.common.runfiles import (
+    Parser,
+    UserError,
+    positive,
+    read_csv,
+    read_json,
+    read_npz,
+    run_script,
+    write_csv,
+    write_json,
+    write_text,
+)
+from segmentation.common.stages import pick_device
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images
+from segmentation.data.originals import Originals
+from segmentation.data.request import write_request
+from segmentation.data.splitting import linked, random_split
+from segmentation.model.inference import segment
+from segmentation.model.unet import load_model
+from segmentation.selection.strategies import COLD_STARTS, QUERIES
+
+AWAITING = 3  # exit code: a person has to do something
+HERE = Path(__file__).resolve().parents[1]
+BACKBONE, WEIGHTS = "tf_efficientnet_lite0", "package"
+NETWORK = ["--width", "8", "--encoder", BACKBONE, "--encoder-weights", WEIGHTS]
+RECIPE = ["--recipe", "pretrained", "--self-train"]  # as run.sh's preset lab
+FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS]
+BATCH = 16  # images at a time in prediction
+LEAST = 2  # outlines to train on
+
+
+def natural(text):
+    """An argparse type: an integer of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--root", type=Path, required=True, help="folder of the photographs, and masks/ in it")
+    add("--out", type=Path, required=True, help="folder to write to")
+    add("--per-round", type=positive, default=20, help="images to outline in each round")
+    add("--test", type=natural, default=8, help="images to outline for measuring only")
+    add("--folds", type=natural, default=0, help="also measure by cross-validation, N parts")
+    add("--group", help="folder (of each patient) or a CSV file: see preprocess.py")
+    add("--size", default="128", help="pixels that the network sees: see preprocess.py")
+    add("--cold-start", choices=COLD_STARTS, default="kmeans", help="strategy of the first round")
+    add("--query", choices=QUERIES, default="kmeans", help="strategy of later rounds")
+    add("--steps", type=positive, default=400, help="optimizer steps of each round")
+    add("--allow-partial", action="store_true", help="go on with the outlines that there are")
+    add("--skip-bad", action="store_true", help="go on without files that cannot be used")
+    add("--seed", type=int, default=0, help="seed of all draws and of the training")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    args = parser.parse_args()
+    if args.out.resolve().is_relative_to(args.root.resolve()):
+        raise UserError(f"--out {args.out}: is inside of --root; give a folder elsewhere")
+    if not args.test and not args.folds:
+        raise UserError("nothing to measure by: give --test or --folds")
+    return args
+
+
+def call(script, *words):
+    """Run a script of this project; if it fails it has said why, and this one ends as it did."""
+    done = subprocess.run([sys.executable, str(HERE / script), *map(str, words)], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def own_command():
+    """The command that this is, without --allow-partial, to be given again."""
+    words = [word for word in sys.argv if word != "--allow-partial"]
+    return f"python {shlex.join(words)}"
+
+
+def folder_of(args, number):
+    """Of the model of a round."""
+    return args.out / "model" / f"round_{number:02d}"
+
+
+# What was asked and answered --------------------------------------------------------------------
+
+
+def open_state(args):
+    """What was asked for and answered before; at first nothing."""
+    path = args.out / "annotate.json"
+    state = {"root": str(args.root.resolve()), "seed": args.seed, "test": [], "rounds": []}
+    if not path.exists():
+        return state
+    old = read_json(path, fix=f"give another --out, or delete {args.out}")
+    for name in ("root", "seed"):
+        if old[name] != state[name]:
+            raise UserError(
+                f"{path}: was made with --{name} {old[name]}; give the same, or another --out"
+            )
+    return {name: old[name] for name in state}
+
+
+def save_state(args, state):
+    write_json(args.out / "annotate.json", state)
+
+
+def answered(state):
+    """Ids that were labelled in a round, in order."""
+    return [name for entry in state["rounds"] for name in entry["labelled"] or ()]
+
+
+def answers(state, data):
+    """Ids of the pool that have an outline and are in no round yet, those asked for first."""
+    old, asked = set(answered(state)), state["rounds"][-1]["asked"]
+    new = [name for name in data.pool if data.has_mask[name] and name not in old]
+    return [name for name in asked if name in new] + [name for name in new if name not in asked]
+
+
+def waiting(state, data):
+    """(ids of the last round, ids for measuring) that were asked for and have no outline yet."""
+    asked = state["rounds"][-1]["asked"], state["test"]
+    return tuple([name for name in names if not data.has_mask.get(name, True)] for names in asked)
+
+
+def write_labels(args, state):
+    """labelled.csv for active_learning.py: what was answered, and what was only asked for."""
+    path, old = args.out / "labelled.csv", set(answered(state))
+    rounds = list(enumerate(state["rounds"]))
+    rows = [{"id": name, "round": number} for number, entry in rounds for name in entry["labelled"]]
+    asked = [name for _, entry in rounds for name in entry["asked"] if name not in old]
+    rows += [{"id": name, "round": ""} for name in asked]
+    if rows:
+        write_csv(path, rows)
+    else:
+        write_text(path, "id,round\n")
+    return path
+
+
+# Steps ------------------------------------------------------------------------------------------
+
+
+def prepare(args, state):
+    """Read photographs and masks into OUT/data; the images for measuring stay what they are."""
+    out = args.out / "data"
+    words = ["--root", args.root, "--out", out, "--size", args.size, "--no-gray", "--update"]
+    words += ["--group", args.group] if args.group else []
+    words += ["--skip-bad"] if args.skip_bad else []
+    if state["test"]:
+        listed = args.out / "measuring.txt"
+        write_text(listed, "\n".join([*state["test"], ""]))
+        words += ["--test-list", listed]
+    else:
+        words += ["--test-count", 0]
+    call("preprocess.py", *words)
+    return open_data(out)
+
+
+def draw_measuring(args, data):
+    """Ids of the images that are for measuring only: at random, whole groups, once for all."""
+    if 2 * args.test > len(data.ids):
+        raise UserError(
+            f"{args.root}: has {len(data.ids)} images, too few to set {args.test} aside for "
+            "measuring; give a smaller --test, or --test 0 --folds 5"
+        )
+    everything = dict.fromkeys(data.ids, True)
+    units = linked(read_json(data.folder / "manifest.json"))
+    return random_split(everything, units, None, args.test, args.seed)[1]
+
+
+def cluster(args, data, number):
+    """The features and clusters of the pool, for the choice of round `number`: their folder."""
+    out, before = (args.out / "cluster" / f"round_{n:02d}" for n in (number, number - 1))
+    new = (before / "features.npz").exists() and not (out / "features.npz").exists()
+    if new and read_npz(before / "features.npz")["ids"].tolist() == data.pool:
+        out.mkdir(parents=True, exist_ok=True)  # the same pool has the same features
+        shutil.copy(before / "features.npz", out)
+    few = ["--k", min(10, len(data.pool)), "--budget", 1]
+    call("cluster.py", "--data", data.folder, "--out", out, *FEATURES, *few, "--seed", args.seed)
+    return out
+
+
+def train(args, state, data, number, count):
+    """Train on what is labelled before round `number`, and choose `count` images for it."""
+    words = ["--data", data.folder, "--out", args.out / "model", *NETWORK, *RECIPE]
+    words += ["--cold-start", args.cold_start, "--query", args.query, "--seed", args.seed]
+    words += ["--labelled", write_labels(args, state), "--suggest", count, "--keep-weights"]
+    words += ["--clusters", cluster(args, data, number), "--device", args.device]
+    words += ["--steps", args.steps, "--folds", args.folds]
+    call("segmentation/active_learning.py", *words)
+
+
+def look_back(args, state, data, number):
+    """Print how good the model of a round is, and whether another is likely to pay: hint.json."""
+    lines, gained = [], None
+    for file, name in (("metrics.csv", "images for measuring"), ("folds.csv", "cross-validation")):
+        before, now = (dice_of(folder_of(args, n) / file) for n in (number - 1, number))
+        if now:
+            lines.append(measured(name, list(now.values())))
+            gained = gained or hint.gain(before, now)
+    old = set(answered(state))
+    rest, agreed = [name for name in data.pool if name not in old], None
+    if number and rest:
+        agreed = hint.agreement(*(masks_of(args, data, rest, n) for n in (number - 1, number)))
+    advice = hint.advice(gained, agreed)
+    content = {"round": number, "labels": len(old), "measured": lines, "advice": advice}
+    content |= {"gain": gained and gained._asdict(), "agreement": agreed}
+    write_json(args.out / "hint.json", content)
+    print("\n".join([f"{len(old)} outlines to learn from", *lines, advice]))
+
+
+def dice_of(path):
+    """Dice of each image in a metrics.csv or folds.csv: a dict by id, empty if there is no file."""
+    return {row["id"]: float(row["dice"]) for row in read_csv(path)} if path.exists() else {}
+
+
+def measured(name, dice):
+    """A line about the Dice of some images, with n and interval."""
+    found = hint.mean_dice(dice)
+    interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.low is not None else ""
+    return f"{name}: Dice {100 * found.value:.1f} %{interval}, n = {len(dice)}"
+
+
+def masks_of(args, data, ids, number):
+    """The masks of some images by the model of a round, at the size of the network."""
+    model, device = load_model(folder_of(args, number) / "weights.pt"), pick_device(args.device)
+    return segment(model, Images(data, ids, device), BATCH, device)
+
+
+def ask(args, state, data, number, count):
+    """Write the request of round `number`, for `count` images, and take it down as asked."""
+    folder = args.out / "to_annotate" / f"round_{number:02d}"
+    chosen = read_csv(folder_of(args, number) / "suggestion.csv") if count else []
+    clusters = read_npz(args.out / "cluster" / f"round_{number:02d}" / "clusters.npz")
+    cluster_of = dict(zip(clusters["ids"].tolist(), clusters["cluster"].tolist(), strict=True))
+    sizes = Counter(cluster_of.values())
+    rows = [
+        {
+            "id": row["id"],
+            "purpose": "training",
+            "reason": row["source"],
+            "cluster": cluster_of[row["id"]],
+            "cluster_size": sizes[cluster_of[row["id"]]],
+            "score": row["score"],
+        }
+        for row in chosen
+    ]
+    if number == 0:
+        blank = {"reason": "random", "cluster": "", "cluster_size": "", "score": ""}
+        rows += [{"id": name, "purpose": "measuring", **blank} for name in state["test"]]
+    rows = [row for row in rows if not data.has_mask[row["id"]]]
+    if rows:
+        title = f"Round {number}: {len(rows)} images to outline{data.note}"
+        copies = write_request(folder, rows, Originals(args.root, data).images, title)
+        drafts(args, folder, copies, number)
+    state["rounds"].append({"asked": [row["id"] for row in chosen], "labelled": None})
+    save_state(args, state)
+
+
+def drafts(args, folder, copies, number):
+    """Files to import into annotation tools, with drafts by the model of the round before."""
+
+
+# The loop ---------------------------------------------------------------------------------------
+
+
+def take_answers(args, state, data, allow_partial):
+    """Take down the outlines of the last round; say what is missing, and end, if not enough."""
+    asked, measuring = waiting(state, data)
+    new, least = answers(state, data), max(LEAST, args.folds)
+    enough = len(answered(state)) + len(new) >= least and (data.test or args.folds)
+    if not (asked or measuring or new):
+        print("all images have been asked for")
+        sys.exit()
+    if (asked or measuring) and not (allow_partial and new and enough):
+        number = len(state["rounds"]) - 1
+        folder = args.out / "to_annotate" / f"round_{number:02d}"
+        names = [f"{len(asked)} of {len(state['rounds'][-1]['asked'])} outlines"]
+        names += (
+            [f"{len(measuring)} of {len(state['test'])} for measuring only"] if measuring else []
+        )
+        print(
+            f"awaited: {' and '.join(names)} of the images in {folder}, as masks in "
+            f"{args.root / 'masks'}; then: {own_command()}"
+        )
+        sys.exit(AWAITING)
+    state["rounds"][-1]["labelled"] = new
+    save_state(args, state)
+
+
+def main():
+    args = parse_args()
+    state = open_state(args)
+    data = prepare(args, state)
+    if args.test and not state["test"]:
+        state["test"] = draw_measuring(args, data)
+        save_state(args, state)
+        data = prepare(args, state)
+    partial = args.allow_partial
+    while True:  # until an outline is awaited
+        number = len(state["rounds"])  # of the round to ask for
+        if number and state["rounds"][-1]["labelled"] is None:
+            take_answers(args, state, data, partial)
+            partial = False
+        taken = {name for entry in state["rounds"] for name in entry["asked"] + entry["labelled"]}
+        count = min(args.per_round, len(set(data.pool) - taken))
+        train(args, state, data, number, count)
+        if number:
+            look_back(args, state, data, number - 1)
+        ask(args, state, data, number, count)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,7 +1,7 @@
 """The masks as they came, at the size of the original images, for a data folder made from them."""
 
 from segmentation.common.runfiles import UserError, read_json, sha256_file
-from segmentation.data.reading import read_mask
+from segmentation.data.masks import read_mask
 from segmentation.data.sources import find_folders, pair
 
 
@@ -34,4 +34,4 @@ class Originals:
                 f"{path}: is not the mask from which {self.data.folder} was made; "
                 "give that folder, or run preprocess.py again"
             )
-        return read_mask(path, tuple(record["original_size"]))[0]
+        return read_mask(path, tuple(record["original_size"])).values

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from segmentation.common.runfiles import UserError
+from segmentation.data.masks import read_mask
 from segmentation.data.synthetic import draw_lesion
 
 RESIZE = "images: Pillow BICUBIC at 8 bit, anti-aliased when shrinking; masks: Pillow NEAREST"
@@ -70,61 +71,6 @@ def read_image(path):
     return picture if picture.mode == "RGB" else picture.convert("RGB"), digest
 
 
-def binary(values):
-    """Integer array in {0,1}, {0,255} or {0,65535} -> bool array; None for anything else."""
-    if values is None or values.dtype.kind not in "bui":
-        return None
-    top = values.max()
-    if top not in (0, 1, 255, 65535) or ((values != 0) & (values != top)).any():
-        return None
-    return values != 0
-
-
-def equal_channels(picture):
-    """Array h x w of the values that all colour channels share, or None if the channels differ.
-
-    An alpha channel must be fully opaque; otherwise the result is None.
-    """
-    values = np.asarray(picture)
-    if values.ndim == 2:
-        return values
-    if picture.mode in ("LA", "RGBA"):
-        if (values[..., -1] != 255).any():
-            return None
-        values = values[..., :-1]
-    return values[..., 0] if (values == values[..., :1]).all() else None
-
-
-def read_mask(path, size):
-    """Read a mask: (bool array of `size` = (height, width), sha256 of the file).
-
-    Its values must be {0,255} or {0,1} (in 16-bit files also {0,65535}), in one channel or in
-    several equal ones. In a file with a palette, the mask can be in the colours or in the palette
-    indices: if only one of the two is a valid mask, that one is used; if both are valid but differ,
-    the file is refused. UserError: damaged file, wrong size or other values.
-    """
-    picture, digest = decode(path)
-    if (picture.height, picture.width) != size:
-        raise UserError(
-            f"{path}: is {picture.height}x{picture.width}, but its image is {size[0]}x{size[1]} "
-            "(height x width); export the mask at the size of its image"
-        )
-    views = [picture.convert("RGB"), picture] if picture.mode == "P" else [picture]
-    masks = [binary(equal_channels(view)) for view in views]
-    masks = [mask for mask in masks if mask is not None]
-    if not masks:
-        raise UserError(
-            f"{path}: has values other than 0 and 255 (or 0 and 1); "
-            "save the mask as PNG with 0 for skin and 255 for lesion"
-        )
-    if not np.array_equal(masks[0], masks[-1]):
-        raise UserError(
-            f"{path}: its palette colours and its palette indices give different masks; "
-            "save it as a grayscale PNG with 0 for skin and 255 for lesion"
-        )
-    return masks[0], digest
-
-
 def sha256_pixels(values):
     """Hex SHA-256 of an array's shape and bytes."""
     digest = hashlib.sha256(str(values.shape).encode())
@@ -170,7 +116,9 @@ def prepare_source(source, size, gray, resize_mask=resize_mask):
     record = {"id": source.id, "image": source.image.name, "image_sha256": digest}
     mask = mask_digest = None
     if source.mask is not None:
-        mask, mask_digest = read_mask(source.mask, (picture.height, picture.width))
+        mask, mask_digest, notes = read_mask(source.mask, (picture.height, picture.width))
+        if notes:
+            record["mask_notes"] = notes
     record["mask"] = source.mask and source.mask.name
     record["mask_sha256"] = mask_digest
     return prepare(record, picture, mask, size, gray, resize_mask)

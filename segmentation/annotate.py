@@ -284,7 +284,7 @@ def ask(args, state, data, number, count):
     rows = [row for row in rows if not data.has_mask[row["id"]]]
     if rows:
         title = f"Round {number}: {len(rows)} images to outline{data.note}"
-        copies = write_request(folder, rows, Originals(args.root, data).images, title)
+        copies = write_request(folder, rows, Originals(args.root, data).image, title)
         drafts(args, folder, copies, number)
     state["rounds"].append({"asked": [row["id"] for row in chosen], "labelled": None})
     save_state(args, state)

@@ -61,8 +61,10 @@ from segmentation.common.runfiles import (
     write_text,
 )
 from segmentation.common.stages import begin_stage, pick_device, sha256_tensors
-from segmentation.data.reading import in_order, read_image, resize_image
-from segmentation.data.sources import MASK_ENDING, picture_files
+from segmentation.data.ids import id_of, shown
+from segmentation.data.photos import read_photo
+from segmentation.data.reading import in_order, resize_image
+from segmentation.data.sources import MASK_ENDING, find_folders, pictures
 from segmentation.model.confidence import (
     MIN_PAIRS,
     UNLIKE,
@@ -111,38 +113,28 @@ def parse_args():
 
 
 def find_images(folder):
-    """The picture files in and below `folder`: dict from names such as A/B.jpg, sorted.
+    """The photographs of `folder`, found as preprocess.py does: dict name -> path, sorted.
 
-    Prints how many files are left out as masks. UserError if there are none, or if two would have
-    the same mask file.
+    Names are paths below the image folder, such as A/B.jpg. Prints how many other files there are.
+    UserError if there is none, or if two would have the same mask file.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder with the images")
-    found, masks, stems = {}, 0, {}
-    for place, inner, _ in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for path in picture_files(Path(place)):
-            if MASK_ENDING.search(path.stem):
-                masks += 1
-                continue
-            name = path.relative_to(folder).as_posix()
-            other = stems.setdefault(stem(name), name)
-            if other != name:
-                raise UserError(
-                    f"{path}: would have the same mask as {other} ({stem(name)}.png); "
-                    "rename or move one"
-                )
-            found[name] = path
-    if masks:
-        print(f"{masks} files named as masks (*_segmentation, *_mask) are left out")
+    images, masks = find_folders(folder)
+    good, skipped = pictures(images, [masks] if masks else [])
+    found = {name: path for name, path in good.items() if not MASK_ENDING.search(path.stem)}
+    others = len(good) - len(found), len(skipped)
+    if any(others):
+        print(f"left out: {others[0]} files named as masks, {others[1]} that are no photographs")
     if not found:
-        raise UserError(f"{folder}: has no pictures that preprocess.py reads; give another folder")
+        raise UserError(f"{images}: holds only files named as masks; give the folder of the images")
+    twins = {}
+    for name in sorted(found):
+        other = twins.setdefault(id_of(name), name)
+        if other != name:
+            raise UserError(
+                f"{images / shown(name)}: would have the same mask as {shown(other)}; "
+                "rename or move one"
+            )
     return dict(sorted(found.items()))
-
-
-def stem(name):
-    """`A/B.jpg` -> `A/B`."""
-    return name[: -len(Path(name).suffix)]
 
 
 class Out:
@@ -153,7 +145,7 @@ class Out:
 
     def path(self, kind, name, ending):
         """masks, overlays or probabilities of an image."""
-        return self.folder / kind / f"{stem(name)}{ending}"
+        return self.folder / kind / f"{id_of(name)}{ending}"
 
     def rows(self):
         """The rows of predictions.csv, by image; a last line that was cut off does not count."""
@@ -202,7 +194,7 @@ class Predicted(NamedTuple):
 def read(name, path, size, gray):
     """The Item of a file, or a Failure."""
     try:
-        picture, _ = read_image(path)
+        picture = read_photo(path).picture
     except UserError as error:
         return Failure(name, str(error))
     original = picture.height, picture.width

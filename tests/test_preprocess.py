@@ -19,6 +19,7 @@ import preprocess
 from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data import building, download, photos, reading, splitting, synthetic
 from segmentation.data.datafolder import open_data
+from segmentation.data.masks import read_mask
 from tests.helpers_preprocess import archive, blob, make_set, picture, save, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,18 +202,18 @@ MASKS = {
 @pytest.mark.parametrize("kind", MASKS)
 def test_mask_modes(tmp_path, kind):
     MASKS[kind].save(tmp_path / "m.png")
-    mask, digest = reading.read_mask(tmp_path / "m.png", (40, 48))
-    assert mask.dtype == bool and np.array_equal(mask, TRUTH)
-    assert digest == sha256_file(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", (40, 48))
+    assert mask.values.dtype == bool and np.array_equal(mask.values, TRUTH)
+    assert mask.sha256 == sha256_file(tmp_path / "m.png")
 
 
 gray_levels = np.where(TRUTH, 255, 0).astype(np.uint8)
-gray_levels[0, 0] = 254
+gray_levels[4:9, 4:9] = 77
 unequal = np.repeat(gray_levels[..., None] // 255 * 255, 3, 2)
 unequal[5, 5, 1] ^= 255
 half_clear = np.dstack([np.where(TRUTH, 255, 0)] * 3 + [np.full(TRUTH.shape, 128)])
 BAD_MASKS = {
-    "another value": Image.fromarray(gray_levels),
+    "a third area": Image.fromarray(gray_levels),
     "values 0, 2": Image.fromarray(TRUTH.astype(np.uint8) * 2),
     "unequal channels": Image.fromarray(unequal),
     "half transparent": Image.fromarray(half_clear.astype(np.uint8)),
@@ -232,7 +233,7 @@ def test_bad_mask_values(tmp_path, bad, kind):
 @pytest.mark.parametrize("value", [0, 1, 255])
 def test_constant_masks(tmp_path, value):
     path = save(tmp_path / "m.png", np.full((40, 48), value, np.uint8))
-    assert (reading.read_mask(path, (40, 48))[0] == (value > 0)).all()
+    assert (read_mask(path, (40, 48)).values == (value > 0)).all()
 
 
 # Resizing ---------------------------------------------------------------------------------------

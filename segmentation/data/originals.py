@@ -1,7 +1,7 @@
 """The masks as they came, at the size of the original images, for a data folder made from them."""
 
 from segmentation.common.runfiles import UserError, read_json, sha256_file
-from segmentation.data.reading import read_mask
+from segmentation.data.reading import mask_of
 from segmentation.data.sources import find_folders, pair
 
 
@@ -13,14 +13,15 @@ class Originals:
         self.root, self.data = root, data
         images, masks = find_folders(root)
         sources, _ = pair(images, masks, leave_out=[data.folder])
-        self.masks = {source.id: source.mask for source in sources}
-        self.images = {source.id: source.image for source in sources}
+        self.sources = {source.id: source for source in sources}
         manifest = read_json(data.folder / "manifest.json")
         self.records = {row["id"]: row for row in manifest["rows"]}
 
     def need(self, ids):
         """UserError unless there is a mask for each of these ids."""
-        missing = [name for name in ids if self.masks.get(name) is None]
+        missing = [
+            name for name in ids if name not in self.sources or self.sources[name].mask is None
+        ]
         if missing:
             raise UserError(
                 f"{self.root}: has no mask for {len(missing)} of {len(ids)} images of "
@@ -29,10 +30,15 @@ class Originals:
 
     def mask(self, name):
         """bool H x W at the original size. UserError if it is not the file the data came from."""
-        path, record = self.masks[name], self.records[name]
+        source, record = self.sources[name], self.records[name]
+        path = source.mask
         if sha256_file(path) != record["mask_sha256"]:
             raise UserError(
                 f"{path}: is not the mask from which {self.data.folder} was made; "
                 "give that folder, or run preprocess.py again"
             )
-        return read_mask(path, tuple(record["original_size"]))[0]
+        return mask_of(source, tuple(record["original_size"])).values
+
+    def image(self, name):
+        """The path of an image."""
+        return self.sources[name].image

@@ -20,7 +20,8 @@ from PIL import Image
 from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data.accounting import Problem
 from segmentation.data.ids import shown
-from segmentation.data.photos import decode, read_photo
+from segmentation.data.masks import Mask, read_mask, remarks
+from segmentation.data.photos import read_photo
 from segmentation.data.synthetic import draw_lesion
 
 RESIZE = "images: Pillow BICUBIC at 8 bit, anti-aliased when shrinking; masks: Pillow NEAREST"
@@ -39,61 +40,6 @@ class Prepared(NamedTuple):
     mask_pixels: str | None
     notes: tuple = ()  # pairs (file, note) for files.csv
     problems: tuple = ()  # of Problem: the image or the mask cannot be used
-
-
-def binary(values):
-    """Integer array in {0,1}, {0,255} or {0,65535} -> bool array; None for anything else."""
-    if values is None or values.dtype.kind not in "bui":
-        return None
-    top = values.max()
-    if top not in (0, 1, 255, 65535) or ((values != 0) & (values != top)).any():
-        return None
-    return values != 0
-
-
-def equal_channels(picture):
-    """Array h x w of the values that all colour channels share, or None if the channels differ.
-
-    An alpha channel must be fully opaque; otherwise the result is None.
-    """
-    values = np.asarray(picture)
-    if values.ndim == 2:
-        return values
-    if picture.mode in ("LA", "RGBA"):
-        if (values[..., -1] != 255).any():
-            return None
-        values = values[..., :-1]
-    return values[..., 0] if (values == values[..., :1]).all() else None
-
-
-def read_mask(path, size):
-    """Read a mask: (bool array of `size` = (height, width), sha256 of the file).
-
-    Its values must be {0,255} or {0,1} (in 16-bit files also {0,65535}), in one channel or in
-    several equal ones. In a file with a palette, the mask can be in the colours or in the palette
-    indices: if only one of the two is a valid mask, that one is used; if both are valid but differ,
-    the file is refused. UserError: damaged file, wrong size or other values.
-    """
-    picture, digest = decode(path)
-    if (picture.height, picture.width) != size:
-        raise UserError(
-            f"{path}: is {picture.height}x{picture.width}, but its image is {size[0]}x{size[1]} "
-            "(height x width); export the mask at the size of its image"
-        )
-    views = [picture.convert("RGB"), picture] if picture.mode == "P" else [picture]
-    masks = [binary(equal_channels(view)) for view in views]
-    masks = [mask for mask in masks if mask is not None]
-    if not masks:
-        raise UserError(
-            f"{path}: has values other than 0 and 255 (or 0 and 1); "
-            "save the mask as PNG with 0 for skin and 255 for lesion"
-        )
-    if not np.array_equal(masks[0], masks[-1]):
-        raise UserError(
-            f"{path}: its palette colours and its palette indices give different masks; "
-            "save it as a grayscale PNG with 0 for skin and 255 for lesion"
-        )
-    return masks[0], digest
 
 
 def sha256_pixels(values):
@@ -136,9 +82,11 @@ def prepare(record, picture, mask, size, gray, resize_mask=resize_mask):
 
 
 def mask_of(source, size):
-    """The mask of a Source: (bool array of `size` = (height, width), sha256 of its file, notes)."""
-    found = read_mask(source.mask, size)
-    return found[0], found[1], getattr(found, "notes", ())
+    """The mask of a Source whose image has `size` = (height, width) -> masks.Mask."""
+    if source.drawing is None:
+        return read_mask(source.mask, size)
+    values, notes = source.drawing.mask(size), list(source.drawing.notes)
+    return Mask(values, sha256_file(source.mask), notes + remarks(values))
 
 
 def problem(file, path, source, error):
@@ -168,9 +116,10 @@ def prepare_source(source, size, gray, resize_mask=resize_mask):
     mask = None
     if source.mask is not None:
         try:
-            mask, digest, more = mask_of(source, (picture.height, picture.width))
-            record |= {"mask": source.mask_name, "mask_sha256": digest}
-            notes += [(source.mask_file, note) for note in more]
+            found = mask_of(source, (picture.height, picture.width))
+            mask = found.values
+            record |= {"mask": source.mask_name, "mask_sha256": found.sha256}
+            notes += [(source.mask_file, note) for note in found.notes]
         except UserError as error:
             problems.append(problem(source.mask_file, source.mask, source, error))
             notes.append((source.image_file, "no mask, as its mask cannot be used"))

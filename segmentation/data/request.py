@@ -43,12 +43,12 @@ def small(image):
 def write_request(folder, rows, path_of, title):
     """Write images/, list.csv and sheet.png to `folder`; returns the copies, in the order of rows.
 
-    `rows` are dicts with `id`, `purpose` and what else the list says of an image; `path_of` is a
-    dict from an id to its file. list.csv gets a number and the name of the copy in front.
+    `rows` are dicts with `id`, `purpose` and what else the list says of an image; `path_of` maps an
+    id to its file. list.csv gets a number and the name of the copy in front.
     """
     copies, shown, listed = [], [], []
     for number, row in enumerate(rows, start=1):
-        copy, image = copy_image(path_of[row["id"]], row["id"], folder / "images")
+        copy, image = copy_image(path_of(row["id"]), row["id"], folder / "images")
         copies.append(copy)
         shown.append(small(image))
         listed.append({"number": number, "file": copy.name, **row})

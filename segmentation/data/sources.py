@@ -5,14 +5,16 @@ Folders are searched through all their sub-folders. segmentation/data/ids.py mak
 
 import re
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data import accounting
 from segmentation.data.accounting import Line, Problem, refuse
-from segmentation.data.ids import bare, flat_name, id_of, shown
+from segmentation.data.formats import Drawing, kind_of, read
+from segmentation.data.ids import bare, flat_name, id_of, plain, shown
 
+DRAWN = (".json", ".zip")  # of annotation tools, in mask folders
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
     *(".heic", ".heif"),  # telephones
@@ -31,9 +33,10 @@ class Source(NamedTuple):
     image: Path
     mask: Path | None
     image_name: str  # the path below the image folder, with /
-    mask_name: str | None  # the same of the mask
+    mask_name: str | None  # the same of the mask; of one drawing in a file: FILE#IMAGE
     is_test: bool = False  # of an official test set
     group: str | None = None  # of images that stay on one side of the split
+    drawing: Drawing | None = None  # where the mask is not a picture, see formats.py
 
     @property
     def image_file(self):
@@ -102,6 +105,8 @@ def why_skipped(path, name, of_masks=False):
         return f"{accounting.BROKEN} (a link to a folder above it)"
     if not path.is_file():
         return f"{accounting.BROKEN} (a link that leads nowhere, or a device)"
+    if of_masks and path.suffix.lower() in DRAWN:
+        return ""
     if path.suffix.lower() not in EXTENSIONS:
         return f"{accounting.NO_PICTURE} ({shown(path.suffix) or 'no ending'})"
     return accounting.SUPERPIXELS if path.stem.lower().endswith("_superpixels") else ""
@@ -152,7 +157,8 @@ def owners_of(ids):
     """Function: name of a mask without ending -> the set of ids of images that it fits.
 
     In this order, with the ending _segmentation or _mask or without: the id itself; the flat name
-    of an id; the name of an image without its folders, which fits all images of that name.
+    of an id; the name of an image without its folders, which fits all images of that name. A tool
+    may put folders of its own before the name: they are left out if nothing fits with them.
     """
     flat = {flat_name(name): name for name in ids}
     short = defaultdict(set)
@@ -160,7 +166,8 @@ def owners_of(ids):
         short[bare(name)].add(name)
 
     def owners(stem):
-        for name in dict.fromkeys((stem, MASK_ENDING.sub("", stem))):
+        names = stem, MASK_ENDING.sub("", stem), bare(stem)
+        for name in dict.fromkeys(names):
             fits = {found for found in (name if name in ids else None, flat.get(name)) if found}
             if fits or short.get(name):
                 return fits or short[name]
@@ -173,18 +180,41 @@ class Outline(NamedTuple):
     """A mask before it is paired."""
 
     stem: str  # `plain` name of the mask without ending, by which its image is found
-    name: str  # of the file, below the mask folder
+    name: str  # of the file, below the mask folder; of one drawing in a file: FILE#IMAGE
     path: Path
+    drawing: Drawing | None = None  # where the mask is not a picture
 
 
-def outlines(names):
-    """The masks in the files `names` (dict name -> path) of a mask folder.
+def outlines(names, is_test):
+    """The masks in the files `names` (dict name -> path) of a mask folder: (list of Outline, list
+    of Line about files without a mask, list of Problem about files that cannot be read).
 
-    Each picture is one mask. Masks that are not pictures, such as drawings in the files of an
-    annotation tool, join here: one Outline for each, with the image's name as its stem. Then also
-    `find_folders` must see such files, and `reading.mask_of` read them.
+    A picture is one mask; a file of an annotation tool can hold many.
     """
-    return [Outline(id_of(name), name, path) for name, path in names.items()]
+    found, lines, problems = [], [], []
+    for name, path in names.items():
+        if path.suffix.lower() not in DRAWN:
+            found.append(Outline(id_of(name), name, path))
+            continue
+        label = file_label("masks", name, is_test)
+        try:
+            if kind_of(path) is None:
+                lines.append(Line(label, "skipped", "", f"{accounting.NO_PICTURE} ({path.suffix})"))
+                continue
+            content = read(path)
+        except UserError as error:
+            reason = shown(str(error)).removeprefix(f"{shown(str(path))}: ")
+            problems.append(Problem(label, shown(str(path)), "", reason))
+            continue
+        for drawing in content.drawings:
+            stem = plain(drawing.name)
+            stem = id_of(stem) if PurePosixPath(stem).suffix.lower() in EXTENSIONS else stem
+            found.append(Outline(stem, f"{name}#{drawing.name}", path, drawing))
+        notes = [f"not outlined: {image}" for image in content.missing] + content.notes
+        if notes or not content.drawings:
+            text = "; ".join(notes) or "holds no outline"
+            lines.append(Line(label, "skipped", "", f"{content.kind} file, {text}"))
+    return found, lines, problems
 
 
 def survey(image_folder, mask_folder=None, is_test=False, leave_out=()):
@@ -206,13 +236,16 @@ def survey(image_folder, mask_folder=None, is_test=False, leave_out=()):
         if mask_folder.resolve() == image_folder.resolve():
             raise UserError(f"{mask_folder}: holds images and masks; move the masks elsewhere")
         found, no_masks = pictures(mask_folder, [*leave_out, image_folder], of_masks=True)
-        masks, strays, problems = assign(outlines(found), files, is_test)
+        drawn, drawn_lines, bad_files = outlines(found, is_test)
+        masks, strays, problems = assign(drawn, files, is_test)
+        problems = bad_files + problems
         if not masks and not problems:
             raise UserError(
                 f"{mask_folder}: has no mask for any image in {image_folder}; "
                 "name masks after their images, such as ID_segmentation.png for ID.jpg"
             )
         lines += [
+            *drawn_lines,
             *(skipped_line("masks", name, no_masks[name], is_test) for name in no_masks),
             *(mask_line(outline, "mask", name, is_test) for name, outline in masks.items()),
             *(mask_line(o, "mask without image", name, is_test) for o, name in strays.items()),
@@ -222,7 +255,8 @@ def survey(image_folder, mask_folder=None, is_test=False, leave_out=()):
     for name, file in files.items():
         mask = masks.get(name)
         more = (mask.path, file, mask.name) if mask else (None, file, None)
-        sources.append(Source(name, images[file], *more, is_test))
+        drawing = mask.drawing if mask else None
+        sources.append(Source(name, images[file], *more, is_test, drawing=drawing))
     lines += [skipped_line("images", name, skipped[name], is_test) for name in skipped]
     names = {bare(name) for name in files}
     lines += [image_line(source, names) for source in sources]

@@ -10,7 +10,8 @@ import pytest
 from segmentation.data.ids import LONGEST, RESERVED, bare, flat_name, id_of, index, plain, shown
 
 ODD = ["a b", "-x", ".y", "x.y", "50%", "a#1", 'say "hi"', "it's", "$HOME$", "b`c", "😀", "ß",
-       "日本", "क्षि", "a\\b", "C:x", "<>|?*", "con", "AUX.1", "lpt9", "a__b", "_a_", "~", "é" * 60]  # fmt: skip
+       "日本", "क्षि", "a\\b", "C:x", "<>|?*", "con", "AUX.1", "lpt9", "a__b", "_a_", "~",
+       "é" * 60]  # fmt: skip
 
 
 def unflat(text):
@@ -39,7 +40,7 @@ def test_flat_names_of_every_short_id_can_be_read_back():
 def test_flat_names_fit_any_file_system_and_tool(name):
     flat = flat_name(name)
     assert unflat(flat) == name
-    assert not set(flat) & set('/\\<>:"|?*#%&$`\'') and flat[0] not in "-. "
+    assert not set(flat) & set("/\\<>:\"|?*#%&$`'") and flat[0] not in "-. "
     assert flat.partition(".")[0].upper() not in RESERVED
     assert len(flat.encode()) + len("_segmentation.png") < 255
 

@@ -292,9 +292,9 @@ def find_folders(root):
         return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     near = subfolders(root)
-    below = near + [inner for folder in near for inner in subfolders(folder)]
+    deep = [inner for folder in near for inner in subfolders(folder)]
 
-    def search(what, called, endings):
+    def search(what, below, called, endings):
         def fits(folder):
             name = folder.name.lower()
             if name == called:
@@ -310,7 +310,9 @@ def find_folders(root):
             )
         return hits[0] if hits else None
 
-    images, masks = search("image", *IMAGES), search("mask", *MASKS)
+    not_of_masks = [folder for folder in deep if folder.parent.name.lower() != MASKS[0]]
+    images = search("image", near + not_of_masks, *IMAGES)
+    masks = search("mask", near + deep, *MASKS)
     if images is None and not pictures(root, [masks] if masks else [])[0]:
         raise UserError(f"{root}: has no pictures, in it or below it; give another folder")
     return images or root, masks

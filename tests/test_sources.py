@@ -559,7 +559,7 @@ def test_groups_of_a_table(tmp_path, capsys, mark, refused):
     assert read(tmp_path / "d", "manifest")["groups"] == {"without": ["A009"], "unknown": ["gone"]}
     out = capsys.readouterr().out
     assert "images in none, each a group of its own: 1 (A009)" in out
-    assert "in the table of groups that are not in the folder: 1 (gone)" in out
+    assert "in the table of groups but not in the folder: 1 (gone)" in out
     path.write_text("\n".join(table) + "\n", encoding="utf-8")  # the same in other words
     make(*words)
     assert capsys.readouterr().out.startswith("already done")

@@ -41,6 +41,11 @@ class Prepared(NamedTuple):
     problems: tuple = ()  # of Problem: the image or the mask cannot be used
 
 
+def read_image(path):
+    """Read an image as 8-bit RGB: (Pillow image, sha256 of the file). UserError: see read_photo."""
+    return read_photo(path)[:2]
+
+
 def binary(values):
     """Integer array in {0,1}, {0,255} or {0,65535} -> bool array; None for anything else."""
     if values is None or values.dtype.kind not in "bui":

@@ -181,8 +181,9 @@ def outlines(names):
     """The masks in the files `names` (dict name -> path) of a mask folder.
 
     Each picture is one mask. Masks that are not pictures, such as drawings in the files of an
-    annotation tool, join here: one Outline for each, with the image's name as its stem. Then also
-    `find_folders` must see such files, and `reading.mask_of` read them.
+    annotation tool, join here: one Outline for each, with the image's name as its stem. All that
+    follows, pairing and files.csv, takes them as they come; `pictures` must let such files pass in
+    mask folders, and `reading.mask_of` read them.
     """
     return [Outline(id_of(name), name, path) for name, path in names.items()]
 
@@ -333,7 +334,10 @@ def elsewhere(root, folders):
     """Names of the pictures below `root` that lie outside these folders."""
     if root.resolve() in {folder.resolve() for folder in folders}:
         return []
-    return list(pictures(root, folders, of_masks=True)[0])
+    try:
+        return list(pictures(root, folders, of_masks=True)[0])
+    except PermissionError:  # of a folder that is none of our business
+        return []
 
 
 # Changes ----------------------------------------------------------------------------------------

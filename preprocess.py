@@ -7,9 +7,9 @@
     python preprocess.py --verify --out data/isic2017 --root downloads/isic2017
 
 FOLDER holds, at most two levels down, an image folder called `images`, `*_Data` or `*_Input`, and
-often a mask folder called `masks` or `*_GroundTruth` (the last two of each are those of ISIC's
-archives). If there is no image folder, FOLDER itself is the image folder. --masks names a mask
-folder elsewhere.
+often a mask folder called `masks` or `*_GroundTruth` (names with * are those of ISIC's archives).
+If there is no image folder, FOLDER itself is the image folder. --masks names a mask folder
+elsewhere.
 
 Image folders are searched through all their sub-folders, such as one for each patient, for .jpg,
 .jpeg, .png, .bmp, .tif, .tiff, .webp, .heic and .heif (in any case, 8 bits per channel, one picture
@@ -159,9 +159,11 @@ def report(out):
     if grouped:
         groups = {row["group"] for row in manifest["rows"] if "group" in row}
         without, unknown = manifest["groups"]["without"], manifest["groups"]["unknown"]
-        print(f"  groups: {len(groups)}; images in none, each a group of its own: {few(without)}")
+        print(
+            f"  groups: {len(groups)}; images in none, each a group of its own: {few(without, 20)}"
+        )
         if options["group"] != FOLDER:
-            print(f"  images in the table of groups that are not in the folder: {few(unknown)}")
+            print(f"  images in the table of groups but not in the folder: {few(unknown, 20)}")
     if splits["dropped"]:
         why = "identical to a test image" + (" or of its group" if grouped else "")
         print(f"  left out of the pool, {why}: {few(splits['dropped'])}")

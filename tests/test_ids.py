@@ -10,7 +10,8 @@ import pytest
 from segmentation.data.ids import LONGEST, RESERVED, bare, flat_name, id_of, index, plain, shown
 
 ODD = ["a b", "-x", ".y", "x.y", "50%", "a#1", 'say "hi"', "it's", "$HOME$", "b`c", "😀", "ß",
-       "日本", "क्षि", "a\\b", "C:x", "<>|?*", "con", "AUX.1", "lpt9", "a__b", "_a_", "~", "é" * 60]  # fmt: skip
+       "日本", "क्षि", "a\\b", "C:x", "<>|?*", "con", "AUX.1", "lpt9", "a__b", "_a_", "~",
+       "é" * 60]  # fmt: skip
 
 
 def unflat(text):

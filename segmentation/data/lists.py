@@ -88,7 +88,7 @@ def read_test_list(path, sources):
     unknown = [shown(name) for name, owner in found.items() if owner is None]
     if unknown:
         raise UserError(
-            f"{path}: lists images that are not in the image folder: {few(unknown)}; "
+            f"{path}: lists images that are not in the image folder: {few(unknown, 20)}; "
             "add them there, or take them off the list"
         )
     if not found:

@@ -326,9 +326,9 @@ def find_folders(root):
         return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     near = subfolders(root)
-    below = near + [inner for folder in near for inner in subfolders(folder)]
+    deep = [inner for folder in near for inner in subfolders(folder)]
 
-    def search(what, called, endings):
+    def search(what, below, called, endings):
         def fits(folder):
             name = folder.name.lower()
             if name == called:
@@ -344,7 +344,9 @@ def find_folders(root):
             )
         return hits[0] if hits else None
 
-    images, masks = search("image", *IMAGES), search("mask", *MASKS)
+    not_of_masks = [folder for folder in deep if folder.parent.name.lower() != MASKS[0]]
+    images = search("image", near + not_of_masks, *IMAGES)
+    masks = search("mask", near + deep, *MASKS)
     if images is None and not pictures(root, [masks] if masks else [])[0]:
         raise UserError(f"{root}: has no pictures, in it or below it; give another folder")
     return images or root, masks
@@ -365,7 +367,10 @@ def elsewhere(root, folders):
     """Names of the pictures below `root` that lie outside these folders."""
     if root.resolve() in {folder.resolve() for folder in folders}:
         return []
-    return list(pictures(root, folders, of_masks=True)[0])
+    try:
+        return list(pictures(root, folders, of_masks=True)[0])
+    except PermissionError:  # of a folder that is none of our business
+        return []
 
 
 # Changes ----------------------------------------------------------------------------------------

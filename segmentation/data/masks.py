@@ -37,7 +37,7 @@ from segmentation.data.photos import decode
 FIX = "save the mask as PNG with 0 for skin and 255 for lesion"
 LOSSY = {"JPEG", "MPO", "WEBP"}  # formats that change values near edges (WebP not always)
 BLACK = 25  # the brightest channel of what counts as black
-ROUNDED = 3  # distance of a shade, rounded to 8 bits, from the line between two colours
+ROUNDED = 3  # what rounding may do to a gray, or to the line of shades between two colours
 APART = 128  # between two values that are more than numbers of classes
 TONES = (0.1, 0.9)  # shares of the top value between which a pixel is neither dark nor bright
 MOST_BETWEEN, MOST_FLAT = 0.2, 0.001  # shares of the pixels
@@ -103,8 +103,8 @@ def find_lesion(picture):
     colours, alpha = channels[..., :3], channels[..., 3]
     if (alpha != 255).any():
         return in_alpha(colours, alpha, lossy)
-    if (colours == colours[..., :1]).all():
-        return divide(colours[..., 0], 255, lossy)
+    if (colours.max(axis=2) - colours.min(axis=2)).max() <= ROUNDED:
+        return divide(colours[..., 1], 255, lossy)
     return on_black(colours)
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import in_turn, save
 from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.data.ids import flat_name
 from segmentation.data.sources import find_folders, pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ def main():
             for source in sources:
                 for kind, path in (("images", source.image), ("masks", source.mask)):
                     (folder / kind).mkdir(exist_ok=True)
-                    link = folder / kind / f"{source.id}_{copy}{path.suffix}"
+                    link = folder / kind / f"{flat_name(source.id)}_{copy}{path.suffix}"
                     link.symlink_to(path.resolve())
 
         def call(workers):

@@ -61,10 +61,10 @@ from segmentation.common.runfiles import (
     write_text,
 )
 from segmentation.common.stages import begin_stage, pick_device, sha256_tensors
+from segmentation.data import sources
 from segmentation.data.ids import id_of, shown
 from segmentation.data.photos import read_photo
 from segmentation.data.reading import in_order, resize_image
-from segmentation.data.sources import MASK_ENDING, find_folders, pictures
 from segmentation.model.confidence import (
     MIN_PAIRS,
     UNLIKE,
@@ -118,9 +118,9 @@ def find_images(folder):
     Names are paths below the image folder, such as A/B.jpg. Prints how many other files there are.
     UserError if there is none, or if two would have the same mask file.
     """
-    images, masks = find_folders(folder)
-    good, skipped = pictures(images, [masks] if masks else [])
-    found = {name: path for name, path in good.items() if not MASK_ENDING.search(path.stem)}
+    images, masks = sources.find_folders(folder)
+    good, skipped = sources.pictures(images, [masks] if masks else [])
+    found = {name: path for name, path in good.items() if not sources.MASK_ENDING.search(path.stem)}
     others = len(good) - len(found), len(skipped)
     if any(others):
         print(f"left out: {others[0]} files named as masks, {others[1]} that are no photographs")

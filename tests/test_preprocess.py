@@ -20,6 +20,7 @@ from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data import building, download, reading, splitting, synthetic
 from segmentation.data.datafolder import open_data
 from segmentation.data.masks import read_mask
+from segmentation.data.photos import read_photo
 from tests.helpers_preprocess import archive, blob, make_set, picture, save, serve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,13 +163,13 @@ def test_image_modes(tmp_path, mode):
     image = Image.fromarray(picture(0)).convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    assert reading.read_image(path)[0].mode == "RGB"
+    assert read_photo(path).picture.mode == "RGB"
 
 
 def test_sixteen_bit_image_is_refused(tmp_path):
     path = save(tmp_path / "a.png", picture(0, gray=True).astype(np.uint16) * 257)
     with pytest.raises(UserError, match=r"a\.png.*8 bits"):
-        reading.read_image(path)
+        read_photo(path)
 
 
 # Masks ------------------------------------------------------------------------------------------
@@ -557,11 +558,11 @@ def test_every_cut_of_a_file_is_an_error_or_the_picture(tmp_path):
     for name in ("a.jpg", "a.png"):
         path = save(tmp_path / name, picture(0, (60, 60)))
         content = path.read_bytes()
-        whole = np.asarray(reading.read_image(path)[0])
+        whole = np.asarray(read_photo(path).picture)
         for cut in range(0, len(content), 97):
             path.write_bytes(content[:cut])
             try:
-                assert np.array_equal(np.asarray(reading.read_image(path)[0]), whole)
+                assert np.array_equal(np.asarray(read_photo(path).picture), whole)
             except UserError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
 

@@ -89,8 +89,6 @@ def remarks(mask):
 
 def find_lesion(picture):
     """Pillow image -> (bool H x W, notes). Raises Unclear."""
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "PNG":
-        raise Unclear(f"holds {picture.n_frames} pictures, not one")
     lossy = picture.format in LOSSY
     mask = exact(picture)
     if mask is not None:

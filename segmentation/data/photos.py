@@ -34,7 +34,8 @@ def bits_per_channel(picture):
     Pillow reads 16-bit colours as 8 bits without a word, and separate planes of them wrongly.
     """
     if picture.format == "TIFF":
-        return max(8, *picture.tag_v2.get(258, ()))  # BitsPerSample
+        bits = picture.tag_v2.get(258, 8)  # BitsPerSample, one number or several
+        return max(8, bits) if isinstance(bits, int) else max(8, *bits)
     deep = picture.mode[0] in "IF" or any(";16" in str(tile) for tile in picture.tile)
     return 16 if deep else 8
 

@@ -19,7 +19,8 @@ Writes to --out:
     to_annotate/round_RR/images/     copies of the images to outline, with names that fit one folder
     to_annotate/round_RR/list.csv    each with its id, what it is for, why it was chosen
     to_annotate/round_RR/sheet.png   small pictures of all of them
-    to_annotate/round_RR/...         files to import into Label Studio, LabelMe, CVAT, with drafts
+    to_annotate/round_RR/...         in round 0 files to import into Label Studio and CVAT (COCO);
+                                     later predicted/: masks of the model, and drafts to correct
     model/                           the rounds, as active_learning.py writes them
     hint.json                        the numbers behind the hint
     annotate.json                    what was asked for and answered in each round
@@ -34,6 +35,8 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from PIL import Image
 
 from segmentation.analysis import hint
 from segmentation.common.runfiles import (
@@ -50,6 +53,7 @@ from segmentation.common.runfiles import (
 )
 from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
+from segmentation.data.drafts import KINDS, Draft, write_coco, write_label_studio
 from segmentation.data.images import Images
 from segmentation.data.originals import Originals
 from segmentation.data.request import write_request
@@ -98,9 +102,11 @@ def parse_args():
     return args
 
 
-def call(script, *words):
+def call(script, *words, quiet=False):
     """Run a script of this project; if it fails it has said why, and this one ends as it did."""
-    done = subprocess.run([sys.executable, str(HERE / script), *map(str, words)], check=False)
+    out = subprocess.DEVNULL if quiet else None
+    words = [sys.executable, str(HERE / script), *map(str, words)]
+    done = subprocess.run(words, stdout=out, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
@@ -109,6 +115,14 @@ def own_command():
     """The command that this is, without --allow-partial, to be given again."""
     words = [word for word in sys.argv if word != "--allow-partial"]
     return f"python {shlex.join(words)}"
+
+
+def predict_command(args, number):
+    """The command that makes masks of all images by the model of a round."""
+    weights = folder_of(args, number) / "weights.pt"
+    out = args.out / "masks" / f"round_{number:02d}"
+    words = ["--weights", weights, args.root, "--out", out]
+    return f"python segmentation/predict.py {shlex.join(map(str, words))}"
 
 
 def folder_of(args, number):
@@ -209,7 +223,18 @@ def cluster(args, data, number):
         out.mkdir(parents=True, exist_ok=True)  # the same pool has the same features
         shutil.copy(before / "features.npz", out)
     few = ["--k", min(10, len(data.pool)), "--budget", 1]
-    call("cluster.py", "--data", data.folder, "--out", out, *FEATURES, *few, "--seed", args.seed)
+    call(
+        "cluster.py",
+        "--data",
+        data.folder,
+        "--out",
+        out,
+        *FEATURES,
+        *few,
+        "--seed",
+        args.seed,
+        quiet=True,
+    )
     return out
 
 
@@ -271,7 +296,7 @@ def ask(args, state, data, number, count):
         {
             "id": row["id"],
             "purpose": "training",
-            "reason": row["source"],
+            "reason": QUERIES[row["source"]].help if row["source"] in QUERIES else row["source"],
             "cluster": cluster_of[row["id"]],
             "cluster_size": sizes[cluster_of[row["id"]]],
             "score": row["score"],
@@ -279,7 +304,7 @@ def ask(args, state, data, number, count):
         for row in chosen
     ]
     if number == 0:
-        blank = {"reason": "random", "cluster": "", "cluster_size": "", "score": ""}
+        blank = {"reason": "drawn at random", "cluster": "", "cluster_size": "", "score": ""}
         rows += [{"id": name, "purpose": "measuring", **blank} for name in state["test"]]
     rows = [row for row in rows if not data.has_mask[row["id"]]]
     if rows:
@@ -291,7 +316,18 @@ def ask(args, state, data, number, count):
 
 
 def drafts(args, folder, copies, number):
-    """Files to import into annotation tools, with drafts by the model of the round before."""
+    """Files to import into annotation tools: in the first round without, then with drafts."""
+    if number:
+        weights = folder_of(args, number - 1) / "weights.pt"
+        words = ["--weights", weights, folder / "images", "--out", folder / "predicted"]
+        call("segmentation/predict.py", *words, "--drafts", *KINDS, "--device", args.device)
+        return
+    empty = []
+    for copy in copies:
+        with Image.open(copy) as picture:
+            empty.append(Draft(copy.name, (picture.height, picture.width)))
+    write_coco(folder / "coco.json", empty)
+    write_label_studio(folder / "label_studio", empty)
 
 
 # The loop ---------------------------------------------------------------------------------------
@@ -340,6 +376,7 @@ def main():
         train(args, state, data, number, count)
         if number:
             look_back(args, state, data, number - 1)
+            print(f"masks of all images: {predict_command(args, number - 1)}")
         ask(args, state, data, number, count)
 
 

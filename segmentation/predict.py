@@ -12,7 +12,8 @@ their probabilities counts. --weights also takes the ONNX files of segmentation/
 Writes to --out, under the names of the images in their sub-folders: `masks/` (PNG of 0 and 255, at
 the size of the image), `overlays/` (JPEG, the outline on the image, at most 1024 pixels), with
 --probabilities also `probabilities/` (16-bit PNG: the lesion probability times 65535, at the size
-of the image). `predictions.csv` has a line for each mask:
+of the image), with --drafts `drafts/`, files for annotation tools in which the masks can be
+corrected (segmentation/data/drafts.py). `predictions.csv` has a line for each mask:
 
 - `area` in pixels, `share` of the image, and the box around the mask (`box_left`, `box_top`,
   `box_width`, `box_height` in pixels);
@@ -62,6 +63,7 @@ from segmentation.common.runfiles import (
 )
 from segmentation.common.stages import begin_stage, pick_device, sha256_tensors
 from segmentation.data import sources
+from segmentation.data.drafts import KINDS, Draft, write_drafts
 from segmentation.data.ids import id_of, shown
 from segmentation.data.photos import read_photo
 from segmentation.data.reading import in_order, resize_image
@@ -98,6 +100,8 @@ def parse_args():
     add("--size", type=size_option, help=help)
     add_finish_options(parser)
     add("--probabilities", action="store_true", help="also write the lesion probabilities")
+    help = "also write the masks as drafts for these annotation tools"
+    add("--drafts", nargs="+", choices=KINDS, default=[], help=help)
     add("--batch", type=positive, default=16, help="images per pass")
     add("--workers", type=positive, default=os.cpu_count() or 1, help="threads that read and write")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; ONNX runs on the CPU")
@@ -373,6 +377,20 @@ def predict(args, out, ensemble, todo, rows):
     return failures
 
 
+def draw_drafts(args, out, names):
+    """Write the masks of these images as --drafts says."""
+
+    def drafts():
+        for name in names:
+            with Image.open(out.path("masks", name, ".png")) as picture:
+                mask = np.asarray(picture) > 0
+            yield Draft(name, mask.shape, mask)
+
+    images, _ = sources.find_folders(args.folder)
+    for path in write_drafts(out.folder / "drafts", args.drafts, drafts, images):
+        print(f"{path}: is there already and stays as it is; delete it to write it again")
+
+
 def table(rows):
     """The text of predictions.csv."""
     text = io.StringIO()
@@ -413,7 +431,8 @@ def main():
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{error.filename or args.out}: {reason}; fix that and go on") from None
-    # The drafts for annotation tools belong here: rows and masks of all images are complete.
+    if args.drafts:
+        draw_drafts(args, out, sorted(rows))
     for failure in failures:
         print(f"error: {failure.reason}", file=sys.stderr)
     review = sum(row["needs_review"] == "yes" for row in rows.values())

@@ -16,6 +16,9 @@ from PIL import Image
 from segmentation import predict
 from segmentation.common.runfiles import read_csv, run_script, write_csv, write_npz
 from segmentation.data.datafolder import open_data
+from segmentation.data.drafts import KINDS
+from segmentation.data.formats import drawings
+from segmentation.data.ids import id_of
 from segmentation.model.confidence import calibrate, confidence, describe, likeness
 from segmentation.model.finish import largest_region
 from segmentation.model.inference import image_features, mean_over_views
@@ -456,3 +459,26 @@ def test_rows_with_odd_names(tmp_path):
         assert tuple(next(csv.reader(file))) == predict.COLUMNS
     assert (out / "masks" / "dots.and.more.png").exists()
     assert list(run(weights, tmp_path / "in", out)) == names
+
+
+def test_drafts_hold_the_masks(photos, tmp_path, capsys):
+    """Each tool's file, read back, has the mask of each image; it is not written twice."""
+    weights, out = make_weights(tmp_path / "model"), tmp_path / "out"
+    run(weights, photos, out, "--drafts", *KINDS)
+    truth = {id_of(name): mask_of(out, name) > 0 for name in PICTURES}
+    drafts = out / "drafts"
+    coco, cvat = drawings(drafts / "coco.json"), drawings(drafts / "cvat.zip")
+    for found in ({id_of(d.name): d for d in coco}, {d.name: d for d in cvat}):
+        assert found.keys() == truth.keys()
+        for name, drawing in found.items():
+            np.testing.assert_array_equal(drawing.mask(truth[name].shape), truth[name])
+    for name, mask in truth.items():
+        (drawing,) = drawings(drafts / "labelme" / f"{name}.json")
+        assert (drawing.mask(mask.shape) != mask).mean() < 0.1  # corners are left out
+    tasks = json.loads((drafts / "label_studio" / "tasks.json").read_text())
+    assert len(tasks) == len(PICTURES)
+    before = files_of(drafts)
+    capsys.readouterr()
+    run(weights, photos, out, "--drafts", *KINDS)
+    assert files_of(drafts) == before
+    assert capsys.readouterr().out.count("is there already and stays as it is") == len(KINDS)

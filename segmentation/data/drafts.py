@@ -255,3 +255,29 @@ def png(mask, colour):
     values = np.asarray(mask, dtype=np.uint8)[..., None] * np.array(colour, dtype=np.uint8)
     Image.fromarray(values).save(file, "PNG")
     return file.getvalue()
+
+
+# All of them ------------------------------------------------------------------------------------
+
+KINDS = {  # as --drafts names them -> the name of what is written, and how
+    "labelme": ("labelme", write_labelme),
+    "coco": ("coco.json", lambda path, drafts, _: write_coco(path, drafts)),
+    "label-studio": ("label_studio", lambda path, drafts, _: write_label_studio(path, drafts)),
+    "cvat": ("cvat.zip", lambda path, drafts, _: write_cvat(path, drafts)),
+}
+
+
+def write_drafts(folder, kinds, drafts, images):
+    """Write drafts of these KINDS to `folder`; returns the paths that were there already.
+
+    Those stay as they are: a person may have worked on them. `drafts` is a function that gives an
+    iterable of Draft, `images` the folder of the images. UserError as in `stems`.
+    """
+    old = []
+    for kind in kinds:
+        name, write = KINDS[kind]
+        if (folder / name).exists():
+            old.append(folder / name)
+        else:
+            write(folder / name, drafts(), images)
+    return old

@@ -218,24 +218,22 @@ def draw_measuring(args, data):
 def cluster(args, data, number):
     """The features and clusters of the pool, for the choice of round `number`: their folder."""
     out, before = (args.out / "cluster" / f"round_{n:02d}" for n in (number, number - 1))
-    new = (before / "features.npz").exists() and not (out / "features.npz").exists()
-    if new and read_npz(before / "features.npz")["ids"].tolist() == data.pool:
-        out.mkdir(parents=True, exist_ok=True)  # the same pool has the same features
-        shutil.copy(before / "features.npz", out)
-    few = ["--k", min(10, len(data.pool)), "--budget", 1]
-    call(
-        "cluster.py",
-        "--data",
-        data.folder,
-        "--out",
-        out,
-        *FEATURES,
-        *few,
-        "--seed",
-        args.seed,
-        quiet=True,
-    )
+    for name in ("args.json", "clusters.npz", "selection.json"):
+        (out / name).unlink(missing_ok=True)  # of a call that was interrupted, on older data
+    if pool_of(out) != data.pool:
+        (out / "features.npz").unlink(missing_ok=True)
+        if pool_of(before) == data.pool:  # the same pool has the same features
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(before / "features.npz", out)
+    words = ["--data", data.folder, "--out", out, *FEATURES, "--k", min(10, len(data.pool))]
+    call("cluster.py", *words, "--budget", 1, "--seed", args.seed, quiet=True)
     return out
+
+
+def pool_of(folder):
+    """The ids that a folder of cluster.py has features of; none without features."""
+    path = folder / "features.npz"
+    return read_npz(path)["ids"].tolist() if path.exists() else None
 
 
 def train(args, state, data, number, count):

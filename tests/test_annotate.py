@@ -1,0 +1,192 @@
+"""annotate.py, with a test that plays the person who draws the outlines."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import call, command_line
+from PIL import Image
+
+from segmentation import annotate
+from segmentation.common.runfiles import read_csv, run_script
+from segmentation.data.datafolder import open_data
+from segmentation.data.drafts import Draft, write_coco, write_labelme
+from segmentation.data.synthetic import draw_lesion
+
+REAL = os.environ.get("SAAL_ISIC2017")
+FEW = ["--size", "64", "--per-round", "4", "--test", "3", "--steps", "6", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """The scripts that annotate.py calls run in this process, which saves their start-up."""
+    monkeypatch.setattr(
+        annotate, "call", lambda script, *words, **_: call(Path(script).stem, *words)
+    )
+
+
+def lesions(count):
+    """Pairs of an RGB image and its mask, bool: real ones where there are, else drawn ones."""
+    if not REAL:
+        return [draw_lesion(index, 0, (48, 64))[:2] for index in range(count)]
+    images = sorted(Path(REAL).glob("*_Data/*.jpg"))[:: 2000 // count][:count]
+    masks = [next(Path(REAL).glob(f"*_GroundTruth/{path.stem}_*.png")) for path in images]
+    return [
+        (np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(mask)) > 0)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """(folder of 24 photographs of 8 patients, truth: id -> mask)."""
+    truth = {}
+    for number, (image, mask) in enumerate(lesions(24)):
+        name = f"patient {number // 3}/photo {number % 3}"
+        path = tmp_path / "photos" / f"{name}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path, format="JPEG")
+        truth[name] = mask
+    return tmp_path / "photos", truth
+
+
+def run(root, out, *more):
+    """Call the script: its exit code."""
+    words = ["--root", root, "--out", out, "--group", "folder", *FEW, *more]
+    with command_line("annotate", *words):
+        try:
+            run_script(annotate.main)
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def asked(out, number):
+    """The rows of a request's list."""
+    return read_csv(out / "to_annotate" / f"round_{number:02d}" / "list.csv")
+
+
+def answer(root, out, number, truth, how):
+    """Outline what was asked for in a round, as masks in the folder masks."""
+    masks = root / "masks"
+    masks.mkdir(exist_ok=True)
+    rows = asked(out, number)
+    drafts = [Draft(row["file"], truth[row["id"]].shape, truth[row["id"]]) for row in rows]
+    if how == "png":
+        for draft in drafts:
+            Image.fromarray(draft.mask).save(masks / f"{Path(draft.name).stem}.png")
+    elif how == "coco":
+        write_coco(masks / f"round {number}.json", drafts)
+    else:
+        write_labelme(masks / f"round {number}", drafts, tolerance=0)
+
+
+def test_three_rounds_in_three_formats(lab, tmp_path, capsys):
+    """The last model is that of a run whose oracle has all masks, to the last digit."""
+    root, truth = lab
+    out = tmp_path / "out"
+    assert run(root, out) == annotate.AWAITING
+    assert "awaited: 4 of 4 outlines and 3 of 3 for measuring only" in capsys.readouterr().out
+    first = asked(out, 0)
+    assert [row["purpose"] for row in first] == ["training"] * 4 + ["measuring"] * 3
+    assert len({row["id"].partition("/")[0] for row in first[4:]}) == 1  # a whole patient
+    for row in first:
+        copy = out / "to_annotate" / "round_00" / "images" / row["file"]
+        assert copy.read_bytes() == (root / f"{row['id']}.JPG").read_bytes()
+
+    answer(root, out, 0, truth, "png")
+    wrong = root / "masks" / f"{Path(first[1]['file']).stem}.png"
+    right = wrong.read_bytes()
+    Image.fromarray(truth[first[1]["id"]][:-3]).save(wrong)
+    capsys.readouterr()
+    assert run(root, out) == 2
+    message = capsys.readouterr().err
+    assert str(wrong) in message and "export the mask at the size of its image" in message
+    wrong.write_bytes(right)
+
+    seen = [{row["id"] for row in first}]
+    for number, how in enumerate(("png", "coco", "labelme")):
+        answer(root, out, number, truth, how) if number else None
+        before = sorted((root / "masks").rglob("*"))
+        assert run(root, out) == annotate.AWAITING
+        assert sorted((root / "masks").rglob("*")) == before  # nothing is written there
+        rows = asked(out, number + 1)
+        assert len(rows) == 4 and not {row["id"] for row in rows} & set.union(*seen)
+        seen.append({row["id"] for row in rows})
+    text = capsys.readouterr().out
+    assert "12 outlines to learn from" in text and "images for measuring: Dice " in text
+    assert "n = 3" in text and "Another round" in text
+
+    for name in truth:
+        mask = root / "masks" / f"{name}.png"  # the oracle knows all masks, as pictures
+        mask.parent.mkdir(exist_ok=True)
+        Image.fromarray(truth[name]).save(mask)
+    for path in [*(root / "masks").glob("*.*"), *(root / "masks").glob("round*/*.json")]:
+        path.unlink()
+    data, simulated = tmp_path / "data", tmp_path / "simulated"
+    words = ["--group", "folder", "--size", 64, "--no-gray"]
+    call("preprocess", "--root", root, "--out", data, *words, "--test-list", out / "measuring.txt")
+    words = [*annotate.NETWORK, *annotate.RECIPE, "--steps", 6, "--device", "cpu"]
+    words += ["--cold-start", "kmeans", "--query", "kmeans", "--budgets", 4, 8, 12]
+    words += ["--clusters", out / "cluster" / "round_00"]
+    call("active_learning", "--data", data, "--out", simulated, *words)
+    for name in ("metrics.csv", "weights.pt"):
+        same = [(folder / "round_02" / name).read_bytes() for folder in (out / "model", simulated)]
+        assert same[0] == same[1], name
+    hint = json.loads((out / "hint.json").read_text())
+    dice = [float(row["dice"]) for row in read_csv(simulated / "round_02" / "metrics.csv")]
+    assert f"Dice {100 * np.mean(dice):.1f} %" in hint["measured"][0] and hint["labels"] == 12
+
+
+def test_partial_batches_new_photographs_and_drafts(lab, tmp_path, capsys):
+    root, truth = lab
+    out = tmp_path / "out"
+    assert run(root, out) == annotate.AWAITING
+    rows = asked(out, 0)
+    answer(root, out, 0, truth, "png")
+    late = root / "masks" / f"{Path(rows[2]['file']).stem}.png"
+    content = late.read_bytes()
+    late.unlink()
+    capsys.readouterr()
+    assert run(root, out) == annotate.AWAITING
+    text = capsys.readouterr().out
+    assert "awaited: 1 of 4 outlines of the images" in text
+    command = shlex.split(text.partition("then: python ")[2])
+    assert command[1:3] == ["--root", str(root)] and "--allow-partial" not in command
+
+    image = cv2.imread(str(root / f"{rows[0]['id']}.JPG"))
+    cv2.imwrite(str(root / "new.png"), image[::-1])
+    test = json.loads((out / "annotate.json").read_text())["test"]
+    assert run(root, out, "--allow-partial", "--per-round", "5") == annotate.AWAITING
+    state = json.loads((out / "annotate.json").read_text())
+    assert state["test"] == test == open_data(out / "data").test
+    assert len(state["rounds"][0]["labelled"]) == 3 and len(state["rounds"][1]["asked"]) == 5
+    everything = [*state["rounds"][0]["asked"], *state["rounds"][1]["asked"]]
+    assert len(set(everything)) == 9  # the late one is not asked for again
+    predicted = out / "to_annotate" / "round_01" / "predicted"
+    assert len(read_csv(predicted / "predictions.csv")) == 5
+    assert (predicted / "drafts" / "coco.json").exists()
+
+    late.write_bytes(content)  # it comes, and nothing else
+    assert run(root, out, "--allow-partial") == annotate.AWAITING
+    state = json.loads((out / "annotate.json").read_text())
+    assert state["rounds"][1]["labelled"] == [rows[2]["id"]]
+
+
+def test_what_is_refused(lab, tmp_path, capsys):
+    root, _ = lab
+    for words, reason in (
+        (["--test", "0"], "nothing to measure by"),
+        (["--test", "13"], "too few to set 13 aside"),
+    ):
+        assert run(root, tmp_path / "out", *words) == 2
+        assert reason in capsys.readouterr().err
+    assert run(root, root / "out") == 2
+    assert "is inside of --root" in capsys.readouterr().err
+    assert run(root, tmp_path / "out") == annotate.AWAITING
+    assert run(root, tmp_path / "out", "--seed", "1") == 2
+    assert "was made with --seed 0; give the same" in capsys.readouterr().err

@@ -97,7 +97,12 @@ def parse_args():
     add_finish_options(parser)
     add("--probabilities", action="store_true", help="also write the lesion probabilities")
     add("--batch", type=positive, default=16, help="images per pass")
-    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads that read and write")
+    add(
+        "--workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        help="threads, each holds a full-size image",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; ONNX runs on the CPU")
     args = parser.parse_args()
     if args.folder is None and len(args.weights) > 1:  # --weights took the folder after them

@@ -21,7 +21,8 @@ corrected (segmentation/data/drafts.py). `predictions.csv` has a line for each m
   confidence is made an expected Dice by the test images and cross-validated images of its training
   (metrics.csv and folds.csv beside the weights), that is, for images like those. `calibration.json`
   says how. With less than 10 of these, `calibrated` is "no", and it is the confidence itself, which
-  is too high as a rule;
+  is too high as a rule. Of several networks it is the mean of what each expects of its own mask,
+  which is a little less than the Dice of the mask that they make together;
 - `likeness`: the share of training images that are farther from the other training images than this
   image is, by features of the network (from reference.npz beside the weights; else empty);
 - `warnings`: touches the border, several parts, nothing found, unlike the training images (likeness
@@ -71,12 +72,11 @@ from segmentation.model.confidence import (
     MIN_PAIRS,
     UNLIKE,
     calibrate,
-    confidence,
     describe,
     likeness,
 )
 from segmentation.model.encoders import folded
-from segmentation.model.finish import Finish, add_finish_options, clean, largest_region
+from segmentation.model.finish import Finish, add_finish_options, largest_region
 from segmentation.model.inference import enlarged
 from segmentation.model.trained import open_trained, size_option
 
@@ -103,7 +103,12 @@ def parse_args():
     help = "also write the masks as drafts for these annotation tools"
     add("--drafts", nargs="+", choices=KINDS, default=[], help=help)
     add("--batch", type=positive, default=16, help="images per pass")
-    add("--workers", type=positive, default=os.cpu_count() or 1, help="threads that read and write")
+    add(
+        "--workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        help="threads, each holds a full-size image",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; ONNX runs on the CPU")
     args = parser.parse_args()
     if args.folder is None and len(args.weights) > 1:  # --weights took the folder after them
@@ -192,6 +197,7 @@ class Predicted(NamedTuple):
 
     item: Item
     probability: np.ndarray  # float32 H x W
+    expected: float  # Dice
     likeness: float | None
 
 
@@ -221,14 +227,18 @@ class Ensemble:
                     f"{kind_of(self)}; give --weights that were trained on the same data folder"
                 )
         self.finish = Finish(*map(any, zip(finish, *(m.finish for m in self.members), strict=True)))
-        self.pairs = [pair for member in self.members for pair in member.pairs]
-        self.calibration = calibrate(*np.reshape(self.pairs, (-1, 2)).T)
+        fits = [calibrate(*np.reshape(m.pairs, (-1, 2)).T) for m in self.members]
+        self.fits = dict(enumerate(fits))  # number of a member -> Calibration
+        self.calibrated = any(fit.kind != "none" for fit in fits)
+        if self.calibrated:
+            self.fits = {n: fit for n, fit in self.fits.items() if fit.kind != "none"}
+        self.threshold = float(np.mean([fit.threshold for fit in self.fits.values()]))
 
     def sha256(self):
         """Hash of all that the results depend on."""
-        parts = {"pairs": torch.tensor(self.pairs)}
+        parts = {}
         for number, member in enumerate(self.members):
-            parts[f"{number} {member.sha256}"] = torch.zeros(0)
+            parts[f"{number} {member.sha256}"] = torch.tensor(member.pairs)
             if member.reference is not None:
                 parts[f"{number} reference"] = torch.from_numpy(member.reference)
         return sha256_tensors(parts)
@@ -236,15 +246,25 @@ class Ensemble:
     def predict(self, items, device):
         """The Predicted of each item of a list; the networks are on `device`."""
         images = torch.from_numpy(np.stack([item.pixels for item in items]))
-        seen, likes = [], []
-        for member in self.members:
-            p, features = member.predict(images, device, self.finish.views)
+        seen, dice, likes = [], [], []
+        for number, member in enumerate(self.members):
+            p, confidences, features = member.predict(images, device, self.finish.views)
             seen.append(p)
+            if number in self.fits:
+                dice.append(self.fits[number].expected(confidences))
             if member.reference is not None:
                 likes.append(likeness(features, member.reference))
-        p = sum(seen) / len(seen)
+        p, expected = sum(seen) / len(seen), np.mean(dice, axis=0).tolist()
         like = np.mean(likes, axis=0).tolist() if likes else [None] * len(items)
-        return [Predicted(*parts) for parts in zip(items, p, like, strict=True)]
+        return [Predicted(*parts) for parts in zip(items, p, expected, like, strict=True)]
+
+    def record(self):
+        """The content of calibration.json."""
+        fits = [
+            {"weights_sha256": self.members[number].sha256, **fit._asdict()}
+            for number, fit in self.fits.items()
+        ]
+        return {"calibrated": self.calibrated, "threshold": self.threshold, "fits": fits}
 
     def stream(self, found, batch, device):
         """For Items and Failures, in order: Predicted and Failures; holds `batch` Items."""
@@ -271,23 +291,13 @@ def kind_of(network):
     return f"{height}x{width} in {'gray' if network.channels == 1 else 'colour'}"
 
 
-def judge(probability, finish, calibration):
-    """(expected Dice, whether the mask needs review for it), from a network's own float32 H x W.
-
-    At the size of the network, as the images were that the calibration is from.
-    """
-    p = clean(probability[None])[0] if finish.largest else probability
-    expected = float(calibration.expected(confidence(p, p > 0.5)))
-    return expected, expected < calibration.threshold
-
-
-def write(predicted, out, finish, calibration, probabilities):
+def write(predicted, out, ensemble, probabilities):
     """Write the pictures of a Predicted; returns its row. A Failure is returned as it is."""
     if isinstance(predicted, Failure):
         return predicted
-    item = predicted.item
+    item, expected = predicted.item, predicted.expected
     p = enlarged(predicted.probability, item.size)
-    mask = largest_region(p > 0.5) if finish.largest else p > 0.5
+    mask = largest_region(p > 0.5) if ensemble.finish.largest else p > 0.5
     if probabilities:
         deep = np.rint(p * 65535).astype(np.uint16)
         save(out.path("probabilities", item.name, ".png"), deep)
@@ -297,9 +307,9 @@ def write(predicted, out, finish, calibration, probabilities):
     save(out.path("overlays", item.name, ".jpg"), shown, quality=85)
     save(out.path("masks", item.name, ".png"), mask.astype(np.uint8) * 255)
     columns, warnings = describe(mask)
-    expected, doubtful = judge(predicted.probability, finish, calibration)
     unlike = predicted.likeness is not None and predicted.likeness < UNLIKE
     warnings += ["unlike the training images"] if unlike else []
+    doubtful = expected < ensemble.threshold or unlike or not columns["area"]
     row = {
         "image": item.name,
         "height": item.size[0],
@@ -307,8 +317,8 @@ def write(predicted, out, finish, calibration, probabilities):
         **columns,
         "share": round(columns["share"], 6),
         "expected_dice": round(expected, 4),
-        "calibrated": "no" if calibration.kind == "none" else "yes",
-        "needs_review": "yes" if doubtful or unlike or not columns["area"] else "no",
+        "calibrated": "yes" if ensemble.calibrated else "no",
+        "needs_review": "yes" if doubtful else "no",
         "likeness": "" if predicted.likeness is None else round(predicted.likeness, 4),
         "warnings": "; ".join(warnings),
     }
@@ -326,21 +336,29 @@ def save(path, array, **options):
 
 def notes(ensemble, given):
     """Lines to print about what the results can and cannot say."""
-    fit, lines = ensemble.calibration, []
-    if fit.kind == "none":
-        lines.append(
-            f"note: expected Dice is not calibrated and too high as a rule: metrics.csv and "
-            f"folds.csv beside the weights have {fit.pairs} images with a column confidence, "
-            f"{MIN_PAIRS} are needed; run active_learning.py again with --folds 5"
-        )
-    else:
+    lines = []
+    for fit in ensemble.fits.values() if ensemble.calibrated else ():
         errors = ", ".join(f"{kind} {error:.3f}" for kind, error in fit.errors.items())
         lines.append(
             f"expected Dice: {fit.kind} fit to {fit.pairs} images with known masks "
-            f"(error on images left out: {errors}); below {fit.threshold:.2f} needs review"
+            f"(error on images left out: {errors})"
+        )
+    if not ensemble.calibrated:
+        lines.append(
+            "note: expected Dice is not calibrated and too high as a rule: metrics.csv and "
+            f"folds.csv beside the weights have less than {MIN_PAIRS} images with a column "
+            "confidence; run active_learning.py again with --folds 5"
+        )
+    elif len(ensemble.fits) < len(ensemble.members):
+        lines.append(
+            f"note: expected Dice is that of {len(ensemble.fits)} of {len(ensemble.members)} "
+            f"networks; for the others less than {MIN_PAIRS} images are known"
         )
     if any(member.finish != ensemble.finish for member in ensemble.members):
-        lines.append("note: these images were predicted with other --views or --largest")
+        lines.append(
+            "note: expected Dice is that without the --views or --largest given here, which the "
+            "training did not have"
+        )
     if ensemble.finish != given:
         used = " and ".join(f"--{name}" for name, on in ensemble.finish._asdict().items() if on)
         lines.append(f"{used}: as in the training of these weights")
@@ -355,7 +373,7 @@ def notes(ensemble, given):
 def predict(args, out, ensemble, todo, rows):
     """Make the masks of `todo`, a dict as of find_images, and add their rows; list of Failures."""
     gray, device = ensemble.channels == 1, pick_device(args.device)
-    how = out, ensemble.finish, ensemble.calibration, args.probabilities
+    how = out, ensemble, args.probabilities
     found = in_order(lambda it: read(*it, ensemble.size, gray), todo.items(), args.workers)
     predicted = ensemble.stream(found, args.batch, device)
     failures = []
@@ -417,7 +435,7 @@ def main():
         **ensemble.finish._asdict(),
     )
     begin_stage(args.out, settings, {"weights": ensemble.sha256()})
-    write_json(args.out / "calibration.json", ensemble.calibration._asdict())
+    write_json(args.out / "calibration.json", ensemble.record())
     print("\n".join(notes(ensemble, given)), flush=True)
     rows = out.rows()
     todo = {name: path for name, path in images.items() if not out.is_done(name, path, rows)}
@@ -439,7 +457,8 @@ def main():
     lost = f", {len(failures)} images could not be read" if failures else ""
     print(
         f"{len(rows)} masks in {args.out / 'masks'} ({len(todo) - len(failures)} of them new), "
-        f"{review} need review{lost}: see {out.table}"
+        f"{review} need review (expected Dice below {ensemble.threshold:.2f}, "
+        f"nothing found, or unlike the training images){lost}: see {out.table}"
     )
     if failures:
         sys.exit(1)

@@ -159,10 +159,16 @@ def test_likeness_is_the_share_of_training_images_that_are_farther():
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(400, 6)).astype(np.float32)
     images = np.concatenate([rng.normal(size=(300, 6)), rng.normal(size=(5, 6)) + 9])
-    known, far = distances(reference, reference, own=True), distances(images, reference)
+    reference[:, 0], images[:, 0] = -np.abs(reference[:, 0]), -np.abs(images[:, 0])
+    images[300:, 0], images[300:, 1:] = 9, 0
+    unit, ways = (rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (reference, images))
+    own = cdist(unit, unit) + np.diag([np.inf] * 400)
+    known = np.sort(own, axis=1)[:, :5].mean(axis=1)
+    far = np.sort(cdist(ways, unit), axis=1)[:, :5].mean(axis=1)
     found = likeness(images, reference)
     np.testing.assert_allclose(found, [(known >= value).mean() for value in far])
-    assert (found[300:] == 0).all()
+    np.testing.assert_array_equal(likeness(8 * images, reference), found)  # only directions count
+    assert (found[300:] == 0).all() and np.isfinite(likeness(0 * images, reference)).all()
     assert np.mean(found[:300] < 0.1) == pytest.approx(0.1, abs=0.05)  # of the same kind
 
 

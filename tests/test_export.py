@@ -66,7 +66,9 @@ def test_parity(tmp_path, kind):
     for count, views in ((1, False), (5, False), (3, True)):
         shape = count, one.channels, *one.size
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        (p, features), (q, others) = (t.predict(images, "cpu", views) for t in (one, other))
+        both = (trained.predict(images, "cpu", views) for trained in (one, other))
+        (p, sure, features), (q, as_sure, others) = both
+        np.testing.assert_allclose(as_sure, sure, atol=1e-3)
         assert p.dtype == q.dtype == np.float32 and np.ptp(p) > 0.01
         np.testing.assert_allclose(q, p, atol=1e-5)
         np.testing.assert_allclose(others, features, rtol=1e-3, atol=1e-5)

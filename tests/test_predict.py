@@ -19,8 +19,10 @@ from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import KINDS
 from segmentation.data.formats import drawings
 from segmentation.data.ids import id_of
+from segmentation.data.images import Images
+from segmentation.model import engine
 from segmentation.model.confidence import calibrate, confidence, describe, likeness
-from segmentation.model.finish import largest_region
+from segmentation.model.finish import Finish, clean, largest_region
 from segmentation.model.inference import image_features, mean_over_views
 from segmentation.model.trained import open_trained
 from segmentation.model.unet import UNet, load_model, read_extra, save_model
@@ -161,15 +163,16 @@ def test_masks_rows_and_overlays(photos, tmp_path, channels, finish, capsys):
     assert f"5 masks in {out / 'masks'} (5 of them new), {marked} need review" in printed
     assert ("--views and --largest: as in the training" in printed) == bool(finish)
     record = json.loads((out / "calibration.json").read_text())
-    assert record["kind"] == fit.kind and record["pairs"] == 40
+    assert record["calibrated"] and record["threshold"] == fit.threshold
+    assert record["fits"] == [{"weights_sha256": trained.sha256, **fit._asdict()}]
 
 
-def test_probabilities_of_an_ensemble_are_the_mean(photos, tmp_path):
+def test_an_ensemble_is_the_mean(photos, tmp_path, capsys):
     some = [make_weights(tmp_path / str(seed), seed) for seed in (0, 1)]
-    deep = []
+    deep, rows = [], []
     for number, weights in enumerate([some[:1], some[1:], some]):
         out = tmp_path / f"out{number}"
-        run(weights, photos, out, "--probabilities")
+        rows.append(run(weights, photos, out, "--probabilities"))
         path = (out / "probabilities" / "anna/left/c.png", out)
         deep.append(np.asarray(Image.open(path[0])).astype(np.float64))
         assert ((deep[-1] > 32767.5) == (mask_of(out, "anna/left/c.png") > 0)).mean() > 0.999
@@ -178,7 +181,34 @@ def test_probabilities_of_an_ensemble_are_the_mean(photos, tmp_path):
     np.testing.assert_allclose(deep[0] / 65535, large, atol=0.01)
     np.testing.assert_allclose(deep[2], (deep[0] + deep[1]) / 2, atol=1.01)
     assert np.abs(deep[0] - deep[1]).mean() > 1000
-    assert json.loads((tmp_path / "out2/calibration.json").read_text())["pairs"] == 80
+    for one, other, both in zip(*(found.values() for found in rows), strict=True):
+        for name in ("expected_dice", "likeness"):  # each network's of its own mask
+            mean = (float(one[name]) + float(other[name])) / 2
+            assert float(both[name]) == pytest.approx(mean, abs=1.1e-4)
+    records = [json.loads((tmp_path / f"out{n}/calibration.json").read_text()) for n in range(3)]
+    assert records[2]["fits"] == records[0]["fits"] + records[1]["fits"]
+    assert records[2]["threshold"] == (records[0]["threshold"] + records[1]["threshold"]) / 2
+    capsys.readouterr()
+    third = make_weights(tmp_path / "third", 2, pairs=0)  # not calibrated: it does not count there
+    more = run([*some, third], photos, tmp_path / "out3")
+    for name in PICTURES:
+        assert more[name]["expected_dice"] == rows[2][name]["expected_dice"]
+    assert "expected Dice is that of 2 of 3 networks" in capsys.readouterr().out
+
+
+def test_views_given_here_change_the_mask_and_not_what_is_expected(photos, tmp_path, capsys):
+    """The calibration is from confidences without views, so those are what it is asked for."""
+    weights = make_weights(tmp_path / "w")
+    plain = run(weights, photos, tmp_path / "plain")
+    views = run(weights, photos, tmp_path / "views", "--views")
+    for name in PICTURES:
+        for column in ("expected_dice", "likeness"):
+            assert views[name][column] == plain[name][column]
+    assert any(views[name]["area"] != plain[name]["area"] for name in PICTURES)
+    p, _ = probability(weights, photos / "a.png", views=True)
+    large = cv2.resize(p, (96, 64), interpolation=cv2.INTER_LINEAR) > 0.5
+    assert ((mask_of(tmp_path / "views", "a.png") > 0) == large).mean() > 0.99
+    assert "expected Dice is that without the --views" in capsys.readouterr().out
 
 
 def test_overlays_are_small_and_show_the_outline(tmp_path):
@@ -482,3 +512,19 @@ def test_drafts_hold_the_masks(photos, tmp_path, capsys):
     run(weights, photos, out, "--drafts", *KINDS)
     assert files_of(drafts) == before
     assert capsys.readouterr().out.count("is there already and stays as it is") == len(KINDS)
+
+
+@pytest.mark.parametrize("finish", [Finish(), Finish(views=True, largest=True)])
+def test_confidence_comes_with_the_same_metrics(data, finish):
+    """Beside the metrics of engine.evaluate, from the same predictions."""
+    opened, model = open_data(data), network(0, channels=1)
+    images = Images(opened, opened.test, "cpu")
+    plain = engine.evaluate(model, opened, images, 4, "cpu", finish)
+    rows = engine.evaluate_with_confidence(model, opened, images, 4, "cpu", finish)
+    assert [list(row)[-1] for row in rows] == ["confidence"] * len(opened.test)
+    x = torch.from_numpy(opened.load_images(opened.test)).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        p = (mean_over_views(model, x) if finish.views else model(x)[:, 0].sigmoid()).numpy()
+    for row, one in zip(rows, clean(p) if finish.largest else p, strict=True):
+        assert row["confidence"] == pytest.approx(confidence(one, one > 0.5), abs=1e-4)
+    assert [{k: v for k, v in row.items() if k != "confidence"} for row in rows] == plain

@@ -121,6 +121,13 @@ FITS = {"line": line, "isotonic": isotonic}
 # Unlike the training images ---------------------------------------------------------------------
 
 
+def directions(features):
+    """Rows float N x D divided by their lengths, float64; a row of zeros stays so."""
+    rows = np.asarray(features, dtype=np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1)
+
+
 def distances(features, reference, own=False):
     """Mean Euclidean distance of each row to its NEIGHBOURS nearest rows of `reference`: float64 N.
 
@@ -140,10 +147,13 @@ def likeness(features, reference):
     """The share of training images that are farther from the others than an image is: float64 N.
 
     `features` float N x D of images, `reference` float M x D of training images, M at least 2. By
-    construction one in a hundred images of the same kind is at or below 0.01.
+    construction one in a hundred images of the same kind is at or below 0.01. Only the directions
+    of features count: by their lengths, plain pictures of noise, which excite few features, would
+    lie amid the others.
     """
-    known = np.sort(distances(reference, reference, own=True))
-    below = np.searchsorted(known, distances(features, reference), side="left")
+    training = directions(reference)
+    known = np.sort(distances(training, training, own=True))
+    below = np.searchsorted(known, distances(directions(features), training), side="left")
     return 1 - below / len(known)
 
 

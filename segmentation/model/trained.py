@@ -16,7 +16,8 @@ from torch import nn
 
 from segmentation.common.runfiles import UserError, read_csv, read_npz, sha256_file
 from segmentation.data.images import to_input
-from segmentation.model.finish import Finish
+from segmentation.model.confidence import confidence
+from segmentation.model.finish import Finish, clean
 from segmentation.model.inference import features_seen, lesion_probability, mean_over_views
 from segmentation.model.unet import load_model, read_extra
 
@@ -36,15 +37,22 @@ class Trained(NamedTuple):
 
     @torch.no_grad()
     def predict(self, images, device, views):
-        """uint8 B x C x H x W -> (lesion probabilities float32 B x H x W, features float32 B x D).
+        """uint8 B x C x H x W -> (lesion probabilities, confidences, features of the image as is).
 
-        With `views` the probabilities are means over views of each image; the features are those of
-        the image as it is.
+        The probabilities are float32 B x H x W, with `views` means over views of each image. The
+        confidences are float64 B, of masks made as for `pairs`, which are comparable to these
+        alone: probabilities averaged over more predictions are less sure, and yet their masks are
+        better. The features are float32 B x D.
         """
         x = to_input(images.to(device))
+        ways = {False: lesion_probability, True: mean_over_views}
         with features_seen(self.network) as seen:
-            p = (mean_over_views if views else lesion_probability)(self.network, x)
-        return p.cpu().numpy(), seen[0].cpu().numpy()
+            p = own = ways[views](self.network, x)
+            if views != self.finish.views:
+                own = ways[self.finish.views](self.network, x)
+        own = clean(own.cpu().numpy()) if self.finish.largest else own.cpu().numpy()
+        confidences = np.array([confidence(one, one > 0.5) for one in own])
+        return p.cpu().numpy(), confidences, seen[0].cpu().numpy()
 
 
 def size_option(text):

@@ -80,7 +80,7 @@ def lead(run, closer):
     if last:
         interval = mean_dice(last.metrics)
         ends = dice_text(interval).split(" ", 1)[1]
-        what = f"{ends}, n\u00a0=\u00a0{len(last.metrics['id'])} {closer.measured} images"
+        what = f"{ends}, n\u00a0=\u00a0{len(last.metrics['id'])} {closer.measured} images, seed {closer.seed}"
         title = f"Dice of {closer.arm} with {count_of(last.labels, 'label')}"
         facts.append((title, f"{100 * interval.value:.1f} %", what))
     items = [

@@ -140,7 +140,7 @@ def learning_curves(curves, alt, shared=None):
     steps = [n for points in shared.values() if len(points) > 1 for n, _ in points] or labels
     x = Scale(min(steps), max(steps), LEFT + 16, WIDTH - RIGHT - 16, is_log(steps))
     ticks = [(n, f"{n:g}") for n in label_ticks(steps)]
-    parts = frame(x, y, ticks, y_ticks, "labelled images", "Dice on the test images, %", bottom)
+    parts = frame(x, y, ticks, y_ticks, "labelled images", "Dice, %", bottom)
     for number, points in enumerate(curves.values()):
         parts.append(curve(points, number, len(curves), x, y))
     return drawing(alt, *parts)

@@ -1,5 +1,7 @@
 """The report on which images were chosen: map of the pool, sheets of images."""
 
+import re
+
 from segmentation.analysis import charts
 from segmentation.analysis.page import (
     element,
@@ -75,17 +77,17 @@ def pool_map(run, closer):
         )
     ids, points = found
     place = {name: row for row, name in enumerate(ids)}
-    chosen = sheets(run, closer) | {
-        name.removeprefix("round_"): rows for name, rows in waiting(run, closer).items()
-    }
+    left = waiting(run, closer)
+    chosen = sheets(run, closer)
+    chosen |= {re.sub(r"^round_0*(?=\d)", "", name): rows for name, rows in left.items()}
     marks = {
         number: [(place[one["id"]], one["id"]) for one in rows if one["id"] in place]
         for number, rows in chosen.items()
     }
     lost = sum(one["id"] not in place for rows in chosen.values() for one in rows)
-    total = sum(map(len, marks.values()))
     who = f"by {closer.arm}, seed {closer.seed}" if closer else "by the cold start"
-    alt = f"Map of {len(ids)} pool images; {total} are marked, chosen {who}"
+    alt = f"Map of {len(ids)} pool images; marked are those chosen {who}"
+    alt += ", and those that wait for outlines" if left else ""
     names = [f"round {number}: {count_of(len(m), 'image')}" for number, m in marks.items()]
     return [
         figure(
@@ -146,5 +148,5 @@ def one_image(run, row):
     if row.get("cluster") not in (None, ""):
         words.append(f"cluster {row['cluster']}")
     if size := row.get("group size") or row.get("group_size"):
-        words.append(f"of {size} alike")
+        words.append(f"group of {size}")
     return figure(content, element("b", name), ", ".join(filter(None, words)))

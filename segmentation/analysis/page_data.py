@@ -102,8 +102,7 @@ def file_list(files):
     parts = [table(["outcome", "files"], lines, "What became of the files that were found")]
     unused = [row for row in files if row.get("outcome") not in USED]
     if unused:
-        parts.append(element("h3", f"Files that are not used ({len(unused)})"))
-        parts += file_table(unused, "Files that are not used")
+        parts += file_table(unused, f"Files that are not used ({len(unused)})")
     noted = [row for row in files if row not in unused and reason(row)]
     if noted:
         title = f"Files that are used, with a note ({len(noted)})"

@@ -59,9 +59,10 @@ def learning_curve(run, closer):
         for arm, points in curves.items()
     }
     arms, parts = list(drawn), []
+    images = f"{closer.measured} images" if closer else "test images"
     for start in range(0, len(arms), charts.SERIES):
         some = {arm: drawn[arm] for arm in arms[start : start + charts.SERIES]}
-        alt = f"Dice on the test images against the number of labels for {', '.join(some)}"
+        alt = f"Dice on the {images} against the number of labels for {', '.join(some)}"
         names = [
             f"{arm} ({count_of(points[0][0], 'label')})" if len(points) == 1 else arm
             for arm, points in some.items()
@@ -69,11 +70,11 @@ def learning_curve(run, closer):
         parts += [charts.learning_curves(some, alt, drawn), charts.legend(names)]
     several = {point["seeds"] > 1 for points in curves.values() for point in points}
     parts.append(paragraph(*[INTERVALS[kind] for kind in sorted(several)], class_="note"))
-    parts.append(curve_table(curves))
+    parts.append(curve_table(curves, images))
     return [*parts, all_metrics(closer), cross_validation(closer)]
 
 
-def curve_table(curves):
+def curve_table(curves, images):
     """The values of learning curves: a row per arm, a column per number of labels."""
     columns = sorted({point["labels"] for points in curves.values() for point in points})
     rows = []
@@ -87,7 +88,7 @@ def curve_table(curves):
         n = [count_of(seeds, "seed"), element("small", count_of(points[0]["images"], "image"))]
         rows.append([arm, n, *(cells.get(labels, "") for labels in columns)])
     header = ["arm", "n", *(count_of(labels, "label") for labels in columns)]
-    return table(header, rows, "Dice on the test images in %, with intervals of 95 %")
+    return table(header, rows, f"Dice on the {images} in %, with intervals of 95 %")
 
 
 def all_metrics(closer):
@@ -139,18 +140,18 @@ def calibration(closer):
         sources.append(("labelled images, by cross-validation", folds[-1]))
     parts = []
     for name, columns in sources:
-        found = [columns[column] for column in EXPECTED if column in columns]
-        expected = found[0] if found else np.array([])
-        known = np.flatnonzero(np.isfinite(expected))
+        column = next((column for column in EXPECTED if column in columns), None)
+        known = np.flatnonzero(np.isfinite(columns[column])) if column else ()
         if len(known):
-            parts += calibration_of(name, expected[known], columns["dice"][known])
+            pairs = columns[column][known], columns["dice"][known]
+            parts += calibration_of(name, column, *pairs)
     return parts or missing(
         "The model has not said what Dice it expects of its outlines "
         f"(metrics.csv and folds.csv have no column {' or '.join(EXPECTED)})."
     )
 
 
-def calibration_of(name, expected, truth):
+def calibration_of(name, column, expected, truth):
     """Chart, correlation and table for pairs of expected and true Dice, float arrays in 0..1."""
     n = len(truth)
     alt = f"True Dice against expected Dice of {n} {name}"
@@ -164,7 +165,8 @@ def calibration_of(name, expected, truth):
         element("h3", name[0].upper() + name[1:]),
         figure(
             charts.calibration(expected, truth, alt),
-            f"{alt}. On the dashed line both are equal; below it the model expects too much.",
+            f"{alt} (column {column} as it was recorded). On the dashed line both are equal; "
+            "below it the model expects too much.",
         ),
         paragraph(
             f"Spearman's correlation: {correlation_text(spearman(expected, truth))}, "

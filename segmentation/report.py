@@ -78,9 +78,9 @@ def lead(run, closer):
         facts.append(("trainings", len(run.trainings), what))
     last = last_measured(closer)
     if last:
-        interval = mean_dice(last.metrics)
+        interval, n = mean_dice(last.metrics), len(last.metrics["id"])
         ends = dice_text(interval).split(" ", 1)[1]
-        what = f"{ends}, n\u00a0=\u00a0{len(last.metrics['id'])} {closer.measured} images, seed {closer.seed}"
+        what = f"{ends}, n\u00a0=\u00a0{n} {closer.measured} images, seed {closer.seed}"
         title = f"Dice of {closer.arm} with {count_of(last.labels, 'label')}"
         facts.append((title, f"{100 * interval.value:.1f} %", what))
     items = [

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from segmentation.analysis.page import element, folded, missing, paragraph, rest_of, table
+from segmentation.analysis.page import folded, missing, paragraph, rest_of, table
 from segmentation.analysis.page_words import count_of
 
 LISTED = 200  # rows of a list of files that are shown

@@ -282,8 +282,8 @@ def test_cases_show_the_outlines_that_were_measured(run, data):
     captions = [e["text"] for e in page.find("figcaption", "cases")]
     kinds = ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
     assert len(captions) == 9
-    assert captions[0] == f"{ranked[0]}best: Dice {100 * measured[ranked[0]]:.1f} %"
-    assert captions[-1] == f"{ranked[-1]}worst: Dice {100 * measured[ranked[-1]]:.1f} %"
+    assert captions[0] == f"{ranked[0]}best: Dice {100 * measured[ranked[0]]:.1f}\u00a0%"
+    assert captions[-1] == f"{ranked[-1]}worst: Dice {100 * measured[ranked[-1]]:.1f}\u00a0%"
     assert [re.search("best|median|worst", text)[0] for text in captions] == kinds
     rows = json.loads((data / "manifest.json").read_text())["rows"]
     place = {row["id"]: number for number, row in enumerate(rows)}
@@ -655,6 +655,21 @@ def test_chart_places_values_by_its_own_numbers():
     ends = [(float(e["y1"]), float(e["y2"])) for e in lines]
     expected = [(40, 65), (60, 70), (85, 95)]
     np.testing.assert_allclose(np.polyval(y, ends) + offset, expected, atol=0.3)
+
+
+def test_wide_intervals_are_cut_off_at_the_axis():
+    few = [(10, Interval(0.80, 0.2, 1.0)), (20, Interval(0.83, 0.82, 0.84))]
+    drawn = Page(page.element("body", charts.learning_curves({"a": few}, "alt")))
+    numbers = {int(e["text"]): float(e["y"]) for e in drawn.find("text", **{"text-anchor": "end"})}
+    assert min(numbers) == 70 and max(numbers) <= 100
+    wide, narrow = (e for e in drawn.find("line") if "class" not in e)
+    assert float(wide["y1"]) == pytest.approx(numbers[70] - 4)
+    assert float(narrow["y1"]) < float(wide["y1"])
+    assert charts.goes_beyond([interval for _, interval in few])
+    grouped = Page(page.element("body", charts.groups([i for _, i in few], "ab", "alt", "x")))
+    numbers = [int(e["text"]) for e in grouped.find("text", **{"text-anchor": "end"})]
+    assert min(numbers) <= 20
+    assert not charts.goes_beyond([Interval(0.5, 0.45, 0.55), Interval(0.7)])
 
 
 def test_many_arms_get_several_charts(run):

@@ -17,6 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 38, 12, 10, 38
 SERIES = 6  # arms in one chart: so many colours has page.css
 MARKS = ("circle", "square", "diamond", "up", "down", "cross")
 DASHES = (None, "6 3", "2 3", "8 3 2 3", "12 4", "4 2 1 2")
+REACH = 10  # Dice points around the values that an axis has for intervals
 SHEET_SIDE, CASE_SIDE = 128, 320  # pixels of embedded pictures
 
 
@@ -111,17 +112,40 @@ def marker(kind, x, y, size=3.6):
 
 
 def whisker(x, y, interval):
-    """The line of an interval in Dice; nothing where there is none."""
+    """The line of an interval in Dice, cut off at the ends of the axis; None if there is none."""
     if interval.low is None:
         return None
-    return element("line", x1=x, x2=x, y1=y(100 * interval.low), y2=y(100 * interval.high))
+    ends = [min(max(100 * end, y.low), y.high) for end in interval[1:]]
+    return element("line", x1=x, x2=x, y1=y(ends[0]), y2=y(ends[1]))
 
 
-def percent_scale(intervals, bottom):
-    """The axis of Dice in percent that holds these intervals: (Scale, ticks)."""
+def percent_scale(intervals, bottom, reach=100):
+    """The axis of Dice in percent that holds these intervals: (Scale, ticks).
+
+    Ends that are more than `reach` away from all values may lie beyond the axis.
+    """
+    values = [100 * interval.value for interval in intervals]
     ends = [100 * end for interval in intervals for end in interval if end is not None]
+    ends = np.clip(ends, min(values) - reach, max(values) + reach)
     ticks = [tick for tick in nice_ticks(min(ends), max(ends)) if 0 <= tick <= 100]
     return Scale(ticks[0], ticks[-1], bottom, TOP), ticks
+
+
+def curve_scale(intervals, bottom):
+    """The axis of learning curves, as from `percent_scale`.
+
+    The wide intervals of few seeds may go beyond it, so that they do not hide how curves differ: it
+    reaches as far beyond the values as these are apart, and at least REACH.
+    """
+    values = [100 * interval.value for interval in intervals]
+    return percent_scale(intervals, bottom, max(REACH, max(values) - min(values)))
+
+
+def goes_beyond(intervals):
+    """Whether the axis of learning curves cuts one of these intervals off."""
+    y, _ = curve_scale(intervals, 0)
+    ends = [100 * end for interval in intervals for end in interval[1:] if end is not None]
+    return any(end < y.low or end > y.high for end in ends)
 
 
 # Charts -----------------------------------------------------------------------------------------
@@ -136,7 +160,7 @@ def learning_curves(curves, alt, shared=None):
     shared = shared or curves
     labels = [n for points in shared.values() for n, _ in points]
     bottom = HEIGHT - BOTTOM
-    y, y_ticks = percent_scale([i for points in shared.values() for _, i in points], bottom)
+    y, y_ticks = curve_scale([i for points in shared.values() for _, i in points], bottom)
     steps = [n for points in shared.values() if len(points) > 1 for n, _ in points] or labels
     x = Scale(min(steps), max(steps), LEFT + 16, WIDTH - RIGHT - 16, is_log(steps))
     ticks = [(n, f"{n:g}") for n in label_ticks(steps)]

@@ -27,7 +27,7 @@ def cases(run, closer):
     drawn, note = draw(run, closer, last, chosen)
     figures = []
     for place, (kind, row) in enumerate(chosen):
-        words = f"{kind}: Dice {100 * row['dice']:.1f} %"
+        words = f"{kind}: Dice {100 * row['dice']:.1f}\u00a0%"
         content = element("div", "no picture", class_="no-picture")
         if drawn:
             alt = f"image {row['id']} with the outlines of truth and prediction, {words}"

@@ -69,7 +69,10 @@ def learning_curve(run, closer):
         ]
         parts += [charts.learning_curves(some, alt, drawn), charts.legend(names)]
     several = {point["seeds"] > 1 for points in curves.values() for point in points}
-    parts.append(paragraph(*[INTERVALS[kind] for kind in sorted(several)], class_="note"))
+    note = [INTERVALS[kind] for kind in sorted(several)]
+    if charts.goes_beyond([interval for points in drawn.values() for _, interval in points]):
+        note.append("Intervals that go beyond a chart are cut off there; the table has them whole.")
+    parts.append(paragraph(*note, class_="note"))
     parts.append(curve_table(curves, images))
     return [*parts, all_metrics(closer), cross_validation(closer)]
 

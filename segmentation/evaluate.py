@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation.common import pictures
+from segmentation.analysis.cases import draw_cases
 from segmentation.common.runfiles import (
     Parser,
     UserError,
@@ -31,9 +31,9 @@ from segmentation.common.runfiles import (
 )
 from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
-from segmentation.data.images import Images, load_tensor
+from segmentation.data.images import Images
 from segmentation.data.originals import Originals
-from segmentation.model import engine, inference, metrics, unet
+from segmentation.model import engine, metrics, unet
 from segmentation.model.finish import Finish, add_finish_options
 
 
@@ -63,37 +63,6 @@ def labelled_ids(data, split):
     if len(labelled) < len(ids):
         print(f"{len(ids) - len(labelled)} of {len(ids)} {split} images have no mask: left out")
     return labelled
-
-
-def typical_cases(rows, count=3):
-    """The `count` best, median and worst rows by Dice: a list of pairs (kind, row).
-
-    Ties go to the smaller id. Of fewer than 3 x `count` rows fewer are taken, and none twice.
-    """
-    ranked = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
-    count = max(1, min(count, len(ranked) // 3))
-    last = len(ranked) - count
-    chosen = {}
-    for kind, start in (("best", 0), ("median", last // 2), ("worst", last)):
-        for row in ranked[start : start + count]:
-            chosen.setdefault(row["id"], (kind, row))
-    return list(chosen.values())
-
-
-def draw_cases(path, model, data, rows, batch, device, finish):
-    """The picture of the typical cases among the `rows` of metrics."""
-    chosen = typical_cases(rows)
-    ids = [row["id"] for _, row in chosen]
-    images = data.load_images(ids)
-    pictures.cases(
-        path,
-        images,
-        data.load_masks(ids),
-        inference.segment(model, load_tensor(data, ids), batch, device, finish),
-        [f"{kind}: {row['id']}\nDice {100 * row['dice']:.1f} %" for kind, row in chosen],
-        title=data.note.strip(),
-        columns=sum(kind == "best" for kind, _ in chosen),
-    )
 
 
 def main():

@@ -15,6 +15,7 @@ from isic_challenge_scoring.metrics import binary_jaccard
 from PIL import Image
 
 from segmentation import evaluate
+from segmentation.analysis.cases import typical_cases
 from segmentation.common.runfiles import UserError, sha256_file, write_json
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import load_tensor
@@ -121,7 +122,7 @@ def test_bad_input(weights, data, tmp_path, monkeypatch):
 )
 def test_typical_cases(dice, expected):
     rows = [{"id": number, "dice": value} for number, value in enumerate(dice)]
-    cases = evaluate.typical_cases(rows)
+    cases = typical_cases(rows)
     assert ", ".join(f"{kind} {row['id']}" for kind, row in cases) == expected
 
 

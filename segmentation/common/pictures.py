@@ -253,19 +253,39 @@ def thumbnail(image, width, height):
     return np.broadcast_to(small.reshape(height, width, -1), (height, width, 3))
 
 
+def jpeg(image, longest):
+    """uint8 H x W x C -> the bytes of a JPEG file, shrunk to at most `longest` pixels a side."""
+    import cv2
+
+    scale = min(1, longest / max(image.shape[:2]))
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    small = thumbnail(image, width, height)
+    swapped = np.ascontiguousarray(small[..., ::-1])
+    return cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
 # Results ----------------------------------------------------------------------------------------
 
 
-def outline(axes, mask, colour):
-    """Draw the border of a mask H x W of {0,1}, also along the edge of the image."""
-    from matplotlib.patheffects import withStroke
+def contours(mask):
+    """The borders of a mask H x W of {0,1}, also along the edge of the image.
+
+    A list of float n x 2: x and y of the points of a closed line, in pixels; the centre of the
+    first pixel is (0, 0).
+    """
     from skimage.measure import find_contours
 
-    for contour in find_contours(np.pad(mask, 1).astype(np.float32), 0.5):
-        y, x = contour.T - 1
+    lines = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    return [line[:, ::-1] - 1 for line in lines]
+
+
+def outline(axes, mask, colour):
+    """Draw the border of a mask H x W of {0,1}."""
+    from matplotlib.patheffects import withStroke
+
+    for line in contours(mask):
         axes.plot(
-            x,
-            y,
+            *line.T,
             color=colour,
             linewidth=1.6,
             path_effects=[withStroke(linewidth=3, foreground="black", alpha=0.6)],

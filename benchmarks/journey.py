@@ -2,10 +2,10 @@
 
     python benchmarks/journey.py --images isic2017 --more isic2017_fullres --out runs/journey
 
-Copies 60 images of the first folder and all of the second into OUT/my_images, three to a patient, in
-sub-folders and formats as labs have them. Then it gives the commands of the README, saves the true
-masks of the images that are asked for, and measures after each round, at original size, the masks
-of all images that nobody has outlined. Writes OUT/journey.json and OUT/journey.md.
+Copies 60 images of the first folder and all of the second into OUT/my_images, three to a patient,
+in sub-folders and formats as labs have them. Then it gives the commands of the README, saves the
+true masks of the images that are asked for, and measures after each round, at original size, the
+masks of all images that nobody has outlined. Writes OUT/journey.json and OUT/journey.md.
 """
 
 import shutil
@@ -46,7 +46,7 @@ AWAITING = 3  # exit code of annotate.py
 def build(args):
     """Fill OUT/my_images; returns a dict id -> Source of the original."""
     first, _ = pair(*find_folders(args.images))
-    chosen = first[:: len(first) // COUNT][:COUNT]
+    chosen = first[args.start :: len(first) // COUNT][:COUNT]
     if args.more:
         chosen += pair(*find_folders(args.more))[0]
     register_heif()
@@ -119,13 +119,15 @@ def main():
     add("--images", type=Path, required=True, help="folder with images and masks")
     add("--more", type=Path, help="another one, of which all images are taken")
     add("--out", type=Path, required=True, help="folder to write to")
+    help = "which image of the first folder to begin with, for other photographs"
+    add("--start", type=int, default=0, help=help)
     add("--rounds", type=positive, default=2, help="rounds to outline")
     args = parser.parse_args()
     truth = build(args)
     photos, mine = args.out / "my_images", args.out / "mine"
     words = ["--root", photos, "--out", mine, "--group", "folder"]
     code, seconds = timed("segmentation/annotate.py", *words)
-    rows, first = [], seconds
+    rows, seconds_of_list = [], seconds
     for number in range(args.rounds):
         assert code == AWAITING, f"annotate.py ended with exit code {code}"
         answer(args, number, truth)
@@ -139,11 +141,11 @@ def main():
         row = {"round": number, "outlines": len(labelled), "seconds": seconds}
         row |= {"seconds_of_predict": predicting, "hint": hint}
         rows.append(row | judge(folder, truth, {*labelled, *state["test"]}))
-    content = {"photographs": len(truth), "seconds_of_list": first, "rounds": rows}
+    content = {"photographs": len(truth), "seconds_of_list": seconds_of_list, "rounds": rows}
     write_json(args.out / "journey.json", {**content, "environment": environment()})
     lines = [
         f"List of the first {len(state['rounds'][0]['asked'])} of {len(truth)} photographs to "
-        f"outline, and of {len(state['test'])} for measuring: {first:.0f} s.",
+        f"outline, and of {len(state['test'])} for measuring: {seconds_of_list:.0f} s.",
         "",
         "| outlines | round, s | masks of all, s | measured by annotate.py | images nobody outlined "
         "| their Dice % [95 %] | expected Dice % | Spearman | need review | Dice below 70 %, "

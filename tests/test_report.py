@@ -478,12 +478,12 @@ def test_images_that_wait_for_a_person(run):
         for name in [done, *new]
     ]
     folder = run / "to_annotate" / "round_03"
-    write_csv(folder / "list.csv", [{**row, "group size": 17} for row in rows])
+    write_csv(folder / "list.csv", [{**row, "cluster_size": 17} for row in rows])
     write_json(run / "hint.json", {"enough": "at 60 labels"})
     page = made_page(run, "--arm", "saal-entropy")
     text = page.section("chosen")
     assert "Waiting for outlines, round_03: 2 images" in text
-    caption = f"{new[0]}unlike all others, score 0.5, cluster 3, group of 17"
+    caption = f"{new[0]}unlike all others, score 0.5, one of 17 in cluster 3"
     assert caption in [e["text"] for e in page.find("figcaption", "chosen")]
     assert f"{done}unlike all others" in text  # its reason is also that of the round
     assert "round 3: 2 images" in page.section("map")
@@ -756,7 +756,7 @@ def test_page_in_a_browser_on_a_phone(run, tmp_path, dark):
     path = run / "seg/saal-entropy/seed0/round_02/metrics.csv"
     change(path, lambda number, row: row.update(expected_dice=number / 12))
     long = "a_very_long_name_without_a_single_space_that_is_wider_than_a_phone_0123456789.jpg"
-    rows = [{"file": long, "id": long, "reason": long, "cluster": 1, "score": 1}]
+    rows = [{"file": long, "id": long, "reason": long, "cluster": "", "score": 1}]
     write_csv(run / "to_annotate/round_03/list.csv", rows)
     source = made_page(run).source
     (tmp_path / "look.html").write_text(LOOK.replace("PAGE", html.escape(source)), encoding="utf-8")

@@ -146,7 +146,5 @@ def one_image(run, row):
     if score := score_text(row.get("score")):
         words.append(f"score {score}")
     if row.get("cluster") not in (None, ""):
-        words.append(f"cluster {row['cluster']}")
-    if size := row.get("group size") or row.get("group_size"):
-        words.append(f"group of {size}")
+        words.append(f"one of {row['cluster_size']} in cluster {row['cluster']}")
     return figure(content, element("b", name), ", ".join(filter(None, words)))

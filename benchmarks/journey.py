@@ -147,7 +147,7 @@ def main():
         f"List of the first {len(state['rounds'][0]['asked'])} of {len(truth)} photographs to "
         f"outline, and of {len(state['test'])} for measuring: {seconds_of_list:.0f} s.",
         "",
-        "| outlines | round, s | masks of all, s | measured by annotate.py | images nobody outlined "
+        "| outlines | round, s | masks of all, s | measured by annotate.py | other images "
         "| their Dice % [95 %] | expected Dice % | Spearman | need review | Dice below 70 %, "
         "of these in review |",
         "| --: | --: | --: | :-- | --: | --: | --: | --: | --: | --: |",

@@ -84,7 +84,7 @@ def parse_args():
     add("--out", type=Path, required=True, help="folder to write to")
     add("--per-round", type=positive, default=20, help="images to outline in each round")
     add("--test", type=natural, default=8, help="images to outline for measuring only")
-    add("--folds", type=natural, default=0, help="also measure by cross-validation, N parts")
+    add("--folds", type=natural, default=5, help="also measure by cross-validation, N parts; 0: no")
     add("--group", help="folder (of each patient) or a CSV file: see preprocess.py")
     add("--size", default="128", help="pixels that the network sees: see preprocess.py")
     add("--cold-start", choices=COLD_STARTS, default="kmeans", help="strategy of the first round")

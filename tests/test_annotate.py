@@ -18,7 +18,22 @@ from segmentation.data.drafts import Draft, write_coco, write_labelme
 from segmentation.data.synthetic import draw_lesion
 
 REAL = os.environ.get("SAAL_ISIC2017")
-FEW = ["--size", "64", "--per-round", "4", "--test", "3", "--steps", "6", "--device", "cpu"]
+FEW = [
+    "--size",
+    "64",
+    "--per-round",
+    "4",
+    "--test",
+    "3",
+    "--folds",
+    "0",
+    "--folds",
+    "0",
+    "--steps",
+    "6",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(autouse=True)

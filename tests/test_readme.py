@@ -69,7 +69,11 @@ def test_every_named_option_exists():
     """Options in the README's commands are options of the scripts that it calls."""
     shared = {
         module: (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
-        for module in ("segmentation.common.precision", "segmentation.model.encoders")
+        for module in (
+            "segmentation.common.precision",
+            "segmentation.model.encoders",
+            "segmentation.model.finish",
+        )
     }
     for line in README.replace("\\\n", " ").splitlines():
         call = re.match(r"(?:python|torchrun [^.]*) (\S+\.py) (.*)", line)

@@ -4,8 +4,8 @@
 
 Each folder is a round of active_learning.py. The test images in its metrics.csv are divided at
 random into two halves; expected Dice is calibrated on one and judged on the other, then the other
-way round. A line per folder: Dice, Spearman's correlation of expected and true Dice, the part of the
-images that needs review, and how many of those with a Dice below 0.7 are in it.
+way round. A line per folder: Dice, Spearman's correlation of expected and true Dice, the part of
+the images that needs review, and how many of those with a Dice below 0.7 are in it.
 """
 
 import sys

@@ -2,7 +2,7 @@
 # Runs the whole method: set-up, data, pretraining, clustering, active learning, tables.
 #
 #   bash run.sh                                    synthetic demo data, a few minutes, no download
-#   bash run.sh test                               the tests
+#   bash run.sh test                               the tests; bash run.sh test -m slow: slower ones
 #   DATA=isic2017 PRESET=cpu bash run.sh           ISIC 2017, small enough for two CPU cores
 #   DATA=isic2017 PRESET=paper bash run.sh         ISIC 2017 as in the paper, for a CUDA GPU
 #   DATA=isic2017 PRESET=study bash run.sh         the study: all strategies and controls, two cores

@@ -15,6 +15,7 @@ from segmentation.model.confidence import (
     confidence,
     describe,
     distances,
+    held_out,
     isotonic,
     likeness,
     line,
@@ -199,3 +200,15 @@ def test_masks_at_the_border(place):
     assert describe(mask)[1] == []
     mask[place] = True
     assert describe(mask)[1] == ["touches the border"]
+
+
+def test_held_out_does_not_know_its_own_images():
+    """What is expected of an image does not change with its own Dice or that of its part."""
+    rng = np.random.default_rng(0)
+    confidence, dice = rng.random((2, 60))
+    expected = held_out(confidence, dice)
+    part = np.argsort(np.argsort(confidence)) % 5 == 2
+    other = np.where(part, 1 - dice, dice)
+    np.testing.assert_array_equal(held_out(confidence, other)[part], expected[part])
+    fit = calibrate(confidence[~part], dice[~part])
+    np.testing.assert_allclose(expected[part], fit.expected(confidence[part]))

@@ -49,6 +49,7 @@ def no_leftovers(folder):
     return sorted(p.name for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
 
 
+@pytest.mark.slow
 def test_pretraining(data, tmp_path):
     words = ["--data", data, *PRETRAIN, "--epochs", 8]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -83,6 +84,7 @@ def loop_words(data, weights, clusters):
     ]
 
 
+@pytest.mark.slow
 def test_active_learning(loop_words, tmp_path):
     script = "segmentation/active_learning.py"
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -26,6 +26,7 @@ from segmentation.analysis.estimates import equal_parts, over_images, over_seeds
 from segmentation.analysis.significance import Interval
 from segmentation.common.runfiles import UserError, run_script, write_csv, write_json
 from segmentation.model import metrics
+from segmentation.model.confidence import held_out
 
 SECTIONS = ["run", "data", "pretraining", "map", "chosen"]
 SECTIONS += ["curve", "calibration", "cases", "sizes", "next"]
@@ -339,12 +340,18 @@ def test_groups_by_lesion_size(run, data):
 
 
 def test_calibration(run):
-    assert "no column expected_dice or confidence" in made_page(run).section("calibration")
     path = run / "seg/saal-entropy/seed0/round_02/metrics.csv"
+    whole = read(path)
+    write_csv(path, [{k: v for k, v in row.items() if k != "confidence"} for row in whole])
+    missing = made_page(run, "--arm", "saal-entropy").section("calibration")
+    assert "no column confidence" in missing
     rng = np.random.default_rng(0)
-    change(path, lambda _, row: row.update(expected_dice=rng.uniform()))
+    write_csv(path, whole)
+    change(path, lambda _, row: row.update(dice=rng.uniform()))
+    change(path, lambda _, row: row.update(confidence=(float(row["dice"]) + rng.uniform()) / 2))
     rows = read(path)
-    expected, truth = (np.array([float(r[k]) for r in rows]) for k in ("expected_dice", "dice"))
+    confidence, truth = (np.array([float(r[k]) for r in rows]) for k in ("confidence", "dice"))
+    expected = held_out(confidence, truth)
     text = made_page(run, "--arm", "saal-entropy").section("calibration")
     r = stats.spearmanr(expected, truth).statistic
     assert re.search(
@@ -754,7 +761,7 @@ addEventListener("load", () => {
 def test_page_in_a_browser_on_a_phone(run, tmp_path, dark):
     """The page as it is, in a frame 375 pixels wide: pictures load, nothing is wider, no errors."""
     path = run / "seg/saal-entropy/seed0/round_02/metrics.csv"
-    change(path, lambda number, row: row.update(expected_dice=number / 12))
+    change(path, lambda number, row: row.update(confidence=number / 12))
     long = "a_very_long_name_without_a_single_space_that_is_wider_than_a_phone_0123456789.jpg"
     rows = [{"file": long, "id": long, "reason": long, "cluster": "", "score": 1}]
     write_csv(run / "to_annotate/round_03/list.csv", rows)

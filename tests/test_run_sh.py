@@ -51,6 +51,7 @@ def has_row(text, arm, labels, seeds, steps=r"\d+"):
     return re.search(rf"\| {arm} \| {labels} \| {steps} \| {seeds} \|", text) is not None
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline(tmp_path):
     settings = {**TINY, "RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data"}
     first = run(**settings)
@@ -81,6 +82,7 @@ def test_the_whole_pipeline(tmp_path):
     assert second.stdout.split("Pictures:")[1] == first.stdout.split("Pictures:")[1]
 
 
+@pytest.mark.slow
 def test_shares_make_up_the_whole(tmp_path):
     """prepare, the shares of train in any order, and tables do what one call does."""
     settings = {**TINY, "RUN": tmp_path / "run", "DATA_OUT": tmp_path / "data", "PRE_PROCESSES": 2}
@@ -109,6 +111,7 @@ def test_shares_make_up_the_whole(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_modifier_of_an_arm(tmp_path):
     """An arm's name alone says how it differs: the options that its runs were called with."""
     torch.manual_seed(0)
@@ -164,6 +167,7 @@ def test_every_modifier_of_an_arm(tmp_path):
     assert len(used) == 6 and (tmp_path / "run" / "pretrain" / "seed3" / "best.pt").exists()
 
 
+@pytest.mark.slow
 def test_an_official_test_set_in_folders_of_any_name(tmp_path):
     """Train on all of one folder, test on all of another; no shell reads their names."""
     train, test = tmp_path / "a b;$(touch x)", tmp_path / 'it\'s `touch x` \\ "t" *'

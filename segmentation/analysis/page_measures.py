@@ -13,8 +13,8 @@ from segmentation.analysis.page_words import (
     mean_dice,
 )
 from segmentation.model import metrics
+from segmentation.model.confidence import held_out
 
-EXPECTED = ("expected_dice", "confidence")  # columns of what a model expects; the first counts
 INTERVALS = {
     False: "Where there is one seed, the interval of 95 % is a bootstrap's over the test images: "
     "it says how much the mean would change with other images, and nothing about other seeds. ",
@@ -143,20 +143,18 @@ def calibration(closer):
         sources.append(("labelled images, by cross-validation", folds[-1]))
     parts = []
     for name, columns in sources:
-        column = next((column for column in EXPECTED if column in columns), None)
-        known = np.flatnonzero(np.isfinite(columns[column])) if column else ()
+        known = np.flatnonzero(np.isfinite(columns.get("confidence", [])))
         if len(known):
-            pairs = columns[column][known], columns["dice"][known]
-            parts += calibration_of(name, column, *pairs)
+            parts += calibration_of(name, columns["confidence"][known], columns["dice"][known])
     return parts or missing(
-        "The model has not said what Dice it expects of its outlines "
-        f"(metrics.csv and folds.csv have no column {' or '.join(EXPECTED)})."
+        "The model has not said how sure it is of its outlines (metrics.csv and folds.csv have no "
+        "column confidence)."
     )
 
 
-def calibration_of(name, column, expected, truth):
-    """Chart, correlation and table for pairs of expected and true Dice, float arrays in 0..1."""
-    n = len(truth)
+def calibration_of(name, confidence, truth):
+    """Chart, correlation and table of images with these confidences and true Dice, in 0..1."""
+    n, expected = len(truth), held_out(confidence, truth)
     alt = f"True Dice against expected Dice of {n} {name}"
     rows = []
     for part in equal_parts(expected):
@@ -168,8 +166,9 @@ def calibration_of(name, column, expected, truth):
         element("h3", name[0].upper() + name[1:]),
         figure(
             charts.calibration(expected, truth, alt),
-            f"{alt} (column {column} as it was recorded). On the dashed line both are equal; "
-            "below it the model expects too much.",
+            f"{alt}. What each is expected to have comes from the confidence of the model, "
+            "calibrated on the other images where there are enough. On the dashed line both are "
+            "equal; below it the model expects too much.",
         ),
         paragraph(
             f"Spearman's correlation: {correlation_text(spearman(expected, truth))}, "

@@ -85,6 +85,21 @@ def calibrate(confidences, dice):
     return Calibration(kind, *(k.tolist() for k in knots), threshold, len(x), errors)
 
 
+def held_out(confidences, dice):
+    """Expected Dice of each image by the calibration on the others: float64 N in 0..1.
+
+    As in `calibrate`, each of FOLDS parts has every FOLDS-th image by confidence.
+    """
+    x, y = (np.asarray(values, dtype=np.float64) for values in (confidences, dice))
+    part = np.empty(len(x), dtype=int)
+    part[np.lexsort((y, x))] = np.arange(len(x)) % FOLDS
+    expected = np.empty(len(x))
+    for held in np.unique(part):
+        fit = calibrate(x[part != held], y[part != held])
+        expected[part == held] = fit.expected(x[part == held])
+    return expected
+
+
 def review_threshold(expected):
     """ENOUGH, or less if more than MOST of these values of expected Dice would be below it."""
     ranked = np.sort(expected)

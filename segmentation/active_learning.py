@@ -66,6 +66,7 @@ from segmentation.common.stages import (
 )
 from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
+from segmentation.data.splitting import linked
 from segmentation.model import crf, engine, frozen, metrics
 from segmentation.model.augment import LEVELS, MIXES
 from segmentation.model.encoders import PAPER, add_encoder_options, check_encoder_options
@@ -384,6 +385,18 @@ class Inputs:
             )
 
 
+def fold_parts(ids, units, folds):
+    """`ids` in at most `folds` sorted parts, in turn; linked ones, of a unit, are in one part."""
+    unit_of = {name: unit[0] for unit in units for name in unit}
+    part_of = {}
+    for place, name in enumerate(ids):
+        part_of.setdefault(unit_of.get(name, name), place % folds)
+    parts = [[] for _ in range(folds)]
+    for name in sorted(ids):
+        parts[part_of[unit_of.get(name, name)]].append(name)
+    return [part for part in parts if part]
+
+
 class Loop:
     """One run: what its rounds share. `run` does the rounds."""
 
@@ -528,8 +541,12 @@ class Loop:
         """
         args, rows = self.args, []
         order = numpy_rng(args.seed, "round", number, "folds").permutation(len(ids))
-        for fold in range(args.folds):
-            held = sorted(ids[place] for place in order[fold :: args.folds])
+        units = linked(read_json(self.data.folder / "manifest.json"))
+        parts = fold_parts([ids[place] for place in order], units, args.folds)
+        if len(parts) < 2:
+            print(f"round {number}: no cross-validation, as all labelled images are of one group")
+            return rows
+        for fold, held in enumerate(parts):
             rest = [name for name in ids if name not in held]
             stream, masks = (
                 (args.seed, "round", number, "fold", fold),
@@ -625,9 +642,10 @@ class Loop:
         rows = self.measure(model, self.data, self.test_images) if len(self.test_images) else []
         if args.folds:
             folds = self.cross_validate(number, ids)
-            write_csv(folder / "folds.csv", folds)
-            dice = 100 * metrics.mean(folds)["dice"]
-            print(f"round {number}: Dice of {args.folds}-fold cross-validation {dice:.2f} %")
+            if folds:
+                write_csv(folder / "folds.csv", folds)
+                dice = 100 * metrics.mean(folds)["dice"]
+                print(f"round {number}: Dice of {args.folds}-fold cross-validation {dice:.2f} %")
         write_csv(folder / "log.csv", log)
         if rows:
             write_csv(folder / "metrics.csv", rows)

@@ -1,5 +1,6 @@
 """The loop by its budget arithmetic, its files and its refusals."""
 
+import itertools
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import LOOP, call
 
+from segmentation.active_learning import fold_parts
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
 from segmentation.data.datafolder import open_data
@@ -610,3 +612,15 @@ def test_models_that_are_trained_are_not_trained_again(run, tmp_path, monkeypatc
     call("active_learning", *run.words(folder, "random", *options))
     assert len(trainings) == 2 * (1 + 3)
     assert results_of(folder) == whole
+
+
+def test_linked_images_are_in_one_fold():
+    ids = [f"i{number}" for number in np.random.default_rng(0).permutation(12)]
+    plain = fold_parts(ids, [], 5)
+    assert plain == [sorted(ids[fold::5]) for fold in range(5)]
+    units = [["i0", "i3", "i5", "elsewhere"], ["i1", "i2"]]
+    parts = fold_parts(ids, units, 5)
+    assert sorted(itertools.chain(*parts)) == sorted(ids) and len(parts) <= 5
+    for unit in units:
+        assert sum(bool(set(unit) & set(part)) for part in parts) == 1
+    assert fold_parts(["a", "b"], [["a", "b"]], 2) == [["a", "b"]]

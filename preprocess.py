@@ -48,7 +48,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from segmentation.common.runfiles import Parser, UserError, positive, read_json, run_script
+from segmentation.common.runfiles import Parser, UserError, natural, positive, read_json, run_script
 from segmentation.data.accounting import add_note, counts, read_lines, refuse
 from segmentation.data.building import Plan, build, check_replaceable, is_done, verify
 from segmentation.data.datafolder import open_data
@@ -211,14 +211,6 @@ def image_size(text):
             "because the U-Net halves its input four times"
         )
     return size
-
-
-def natural(text):
-    """An argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative; give 0 or more")
-    return value
 
 
 def parse(argv):

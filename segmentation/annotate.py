@@ -42,6 +42,7 @@ from segmentation.analysis import hint
 from segmentation.common.runfiles import (
     Parser,
     UserError,
+    natural,
     positive,
     read_csv,
     read_json,
@@ -70,11 +71,6 @@ RECIPE = ["--recipe", "pretrained", "--self-train", "--largest"]  # see results/
 FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS]
 BATCH = 16  # images at a time in prediction
 LEAST = 2  # outlines to train on
-
-
-def natural(text):
-    """An argparse type: an integer of at least 0."""
-    return 0 if text == "0" else positive(text)
 
 
 def parse_args():

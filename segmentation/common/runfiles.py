@@ -49,6 +49,14 @@ def positive(text):
     return value
 
 
+def natural(text):
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative; give 0 or more")
+    return value
+
+
 def run_script(main):
     """Call `main()`; a UserError becomes one line on stderr and exit code 2."""
     try:

@@ -6,7 +6,6 @@ of each. A file that annotation tools may not read, or would show turned, is cop
 
 import shutil
 
-import cv2
 import numpy as np
 
 from segmentation.common import pictures
@@ -36,7 +35,7 @@ def small(image):
     scale = SIDE / max(image.shape[:2])
     size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
     canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)
-    canvas[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    canvas[: size[1], : size[0]] = pictures.thumbnail(image, *size)
     return canvas
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from segmentation.common.runfiles import UserError, read_csv, write_csv
+from segmentation.data.ids import shown
 
 OUTCOMES = {  # and the plural
     "image": "images",
@@ -40,6 +41,11 @@ def refuse(heading, lines):
     if len(lines) == 1:
         raise UserError(lines[0])
     raise UserError("\n  ".join([f"{len(lines)} {heading}:", *lines]))
+
+
+def reason_of(error, path):
+    """What a UserError about the file `path` says, without the path before it."""
+    return shown(str(error)).removeprefix(f"{shown(str(path))}: ")
 
 
 def refuse_problems(problems):

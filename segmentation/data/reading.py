@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from segmentation.common.runfiles import UserError, sha256_file
-from segmentation.data.accounting import Problem
+from segmentation.data.accounting import Problem, reason_of
 from segmentation.data.ids import shown
 from segmentation.data.masks import Mask, read_mask, remarks
 from segmentation.data.photos import read_photo
@@ -91,12 +91,11 @@ def mask_of(source, size):
 
 def problem(file, path, source, error):
     """The Problem that a UserError about the file `path` of a Source tells of."""
-    reason = shown(str(error)).removeprefix(f"{shown(str(path))}: ")
     try:
         digest = sha256_file(path)
     except OSError:
         digest = None
-    return Problem(file, shown(str(path)), source.id, reason, digest)
+    return Problem(file, shown(str(path)), source.id, reason_of(error, path), digest)
 
 
 def prepare_source(source, size, gray, resize_mask=resize_mask):

@@ -203,7 +203,7 @@ def outlines(names, is_test):
                 continue
             content = read(path)
         except UserError as error:
-            reason = shown(str(error)).removeprefix(f"{shown(str(path))}: ")
+            reason = accounting.reason_of(error, path)
             problems.append(Problem(label, shown(str(path)), "", reason))
             continue
         for drawing in content.drawings:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
-from segmentation.analysis.hint import mean_dice
+from segmentation.analysis.estimates import mean_dice
 from segmentation.common.runfiles import (
     Parser,
     positive,

@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from segmentation.common.pace import Pace
 from segmentation.common.precision import Precision, add_options
 from segmentation.common.runfiles import (
     Parser,
@@ -532,6 +533,25 @@ class Loop:
             logs += log
         return models[0], [{**row, "epoch": epoch} for epoch, row in enumerate(logs)]
 
+    def steps_to_learn(self, count, more, is_first):
+        """Optimizer steps of `learn` with `count` labels, and masks of `more` images at first."""
+        rest = len(self.seen) - count if self.args.self_train else 0
+        if not rest:
+            return steps_of(self.recipe, more, is_first)
+        teachers, students = self.recipe.teachers, self.recipe.students
+        models = teachers + students
+        first = teachers * steps_of(self.recipe, more, is_first, models)
+        return first + students * steps_of(self.recipe, count + rest, True, models)
+
+    def steps_of_round(self, number, count, pseudo):
+        """Optimizer steps of a round, cross-validation included (folds taken as equal)."""
+        is_first, folds = number == 0 or self.recipe.from_scratch, self.args.folds
+        steps = self.steps_to_learn(count, count + pseudo, is_first)
+        if not folds:
+            return steps
+        rest = count - count // folds
+        return steps + folds * self.steps_to_learn(rest, rest, True)
+
     def cross_validate(self, number, ids):
         """Dice within the labelled images: metrics.csv of each fold by a model without it.
 
@@ -572,6 +592,7 @@ class Loop:
         )
         origin = json.dumps([self.data.fingerprint, ids])
         if kept.exists() and (content := read_torch(kept))["origin"] == origin:
+            self.pace.skip(sum(row["steps"] for row in content["log"]))
             model.load_state_dict(content["model"])
             return model.to(self.precision.device), content["log"]
         if self.args.frozen:
@@ -584,6 +605,11 @@ class Loop:
         steps = steps_of(self.recipe, len(ids), is_first, models)
         desc = " ".join(map(str, stream[1:]))
         with tqdm(total=steps, desc=desc, unit="step", leave=False, disable=None) as bar:
+
+            def progress(row):
+                bar.update(row["steps"])
+                self.pace.step(row["steps"], row["seconds"])
+
             log = engine.train(
                 model,
                 self.images_of(ids),
@@ -592,7 +618,7 @@ class Loop:
                 steps=steps,
                 stream=stream,
                 precision=self.precision,
-                progress=lambda row: bar.update(row["steps"]),
+                progress=progress,
                 teacher=teacher,
                 labelled=labelled,
             )
@@ -626,8 +652,11 @@ class Loop:
     def round(self, number):
         """Choose, train, evaluate, save. The state is written last: only whole rounds count."""
         args, folder = self.args, self.folder(number)
-        model = load_model(self.folder(number - 1) / "weights.pt") if number else None
         labelled, pseudo, note = self.state["labelled"], [], ""
+        chooses = number and self.given is None
+        goes_on = number and not self.recipe.from_scratch
+        before = self.folder(number - 1) / "weights.pt"
+        model = load_model(before) if chooses or goes_on else None
         if self.given is None:
             known = {entry["id"] for entry in labelled}
             answer = self.answer(number, model, known) if number else self.cold_start
@@ -638,6 +667,9 @@ class Loop:
             labelled = labelled + [{**row, "id": name} for name in self.given[number]]
         ids = [entry["id"] for entry in labelled]
         assert len(set(ids)) == len(ids) == self.budgets[number]
+        self.pace = Pace(
+            f"round {number}", self.steps_of_round(number, len(ids), len(pseudo)), self.tell
+        )
         model, log = self.train(number, model, ids, pseudo)
         rows = self.measure(model, self.data, self.test_images) if len(self.test_images) else []
         if args.folds:
@@ -660,6 +692,11 @@ class Loop:
         if number and not args.keep_weights:
             (self.folder(number - 1) / "weights.pt").unlink(missing_ok=True)
         self.report(rows, log)
+
+    def tell(self, line):
+        """Print a line now, above a progress bar."""
+        tqdm.write(line)
+        sys.stdout.flush()
 
     def report(self, rows, log):
         """Print a line about the last round."""

@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image
 
 from segmentation.analysis import hint
+from segmentation.analysis.estimates import dice_text, mean_dice
 from segmentation.common.runfiles import (
     Parser,
     UserError,
@@ -145,7 +146,8 @@ def open_state(args):
 
 
 def save_state(args, state):
-    write_json(args.out / "annotate.json", state)
+    """Write annotate.json; the command in it is for report.py to name."""
+    write_json(args.out / "annotate.json", {**state, "command": own_command()})
 
 
 def answered(state):
@@ -257,8 +259,10 @@ def look_back(args, state, data, number):
     advice = hint.advice(gained, agreed)
     content = {"round": number, "labels": len(old), "measured": lines, "advice": advice}
     content |= {"gain": gained and gained._asdict(), "agreement": agreed}
+    content |= {"masks": predict_command(args, number)}
     write_json(args.out / "hint.json", content)
     print("\n".join([f"{len(old)} outlines to learn from", *lines, advice]))
+    print(f"masks of all images: {content['masks']}")
 
 
 def dice_of(path):
@@ -268,9 +272,7 @@ def dice_of(path):
 
 def measured(name, dice):
     """A line about the Dice of some images, with n and interval."""
-    found = hint.mean_dice(dice)
-    interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.low is not None else ""
-    return f"{name}: Dice {100 * found.value:.1f} %{interval}, n = {len(dice)}"
+    return f"{name}: Dice {dice_text(mean_dice(dice))} %, n = {len(dice)}"
 
 
 def masks_of(args, data, ids, number):
@@ -370,7 +372,6 @@ def main():
         train(args, state, data, number, count)
         if number:
             look_back(args, state, data, number - 1)
-            print(f"masks of all images: {predict_command(args, number - 1)}")
         ask(args, state, data, number, count)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from segmentation.analysis.estimates import dice_text, mean_dice
 from segmentation.analysis.events import check_events, write_events
 from segmentation.analysis.page import element, page, paragraph
 from segmentation.analysis.page_cases import by_size, cases
@@ -26,7 +27,7 @@ from segmentation.analysis.page_data import data_overview
 from segmentation.analysis.page_measures import calibration, learning_curve
 from segmentation.analysis.page_run import pretraining, what_was_run
 from segmentation.analysis.page_steps import next_steps
-from segmentation.analysis.page_words import count_of, dice_text, last_measured, mean_dice
+from segmentation.analysis.page_words import count_of, last_measured
 from segmentation.analysis.runfolder import open_run
 from segmentation.common.runfiles import Parser, UserError, run_script, write_text
 
@@ -78,7 +79,7 @@ def lead(run, closer):
         facts.append(("trainings", len(run.trainings), what))
     last = last_measured(closer)
     if last:
-        interval, n = mean_dice(last.metrics), len(last.metrics["id"])
+        interval, n = mean_dice(last.metrics["dice"]), len(last.metrics["id"])
         ends = dice_text(interval).split(" ", 1)[1]
         what = f"{ends}, n\u00a0=\u00a0{n} {closer.measured} images, seed {closer.seed}"
         title = f"Dice of {closer.arm} with {count_of(last.labels, 'label')}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import LOOP, call
 
+from segmentation import active_learning
 from segmentation.active_learning import fold_parts
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
@@ -624,3 +625,21 @@ def test_linked_images_are_in_one_fold():
     for unit in units:
         assert sum(bool(set(unit) & set(part)) for part in parts) == 1
     assert fold_parts(["a", "b"], [["a", "b"]], 2) == [["a", "b"]]
+
+
+@pytest.mark.parametrize("more", [[], ["--self-train", "--teachers", 2], ["--folds", 3]])
+def test_the_steps_of_a_round_are_known_before(data, tmp_path, monkeypatch, more):
+    """What the estimate of the time begins with is what the round then makes."""
+    paces = []
+
+    class Watched(active_learning.Pace):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.planned = self.left
+            paces.append(self)
+
+    monkeypatch.setattr(active_learning, "Pace", Watched)
+    words = [*LOOP, "--recipe", "strong", "--min-steps", 7, "--epochs", 1, *more]
+    call("active_learning", "--data", data, "--out", tmp_path / "run", *words)
+    assert len(paces) == 3
+    assert all(pace.planned > 7 and pace.left == 0 for pace in paces)

@@ -154,7 +154,7 @@ def test_three_rounds_in_three_formats(lab, tmp_path, capsys):
         assert same[0] == same[1], name
     hint = json.loads((out / "hint.json").read_text())
     dice = [float(row["dice"]) for row in read_csv(simulated / "round_02" / "metrics.csv")]
-    assert f"Dice {100 * np.mean(dice):.1f} %" in hint["measured"][0] and hint["labels"] == 12
+    assert f"Dice {100 * np.mean(dice):.1f} [" in hint["measured"][0] and hint["labels"] == 12
 
 
 def test_partial_batches_new_photographs_and_drafts(lab, tmp_path, capsys):

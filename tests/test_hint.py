@@ -2,20 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from segmentation.analysis import hint
 from segmentation.analysis.significance import Interval
-
-
-def test_the_mean_of_dice_and_its_interval():
-    dice = [0.7, 0.8, 0.9, 0.6]
-    found = hint.mean_dice(dice)
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(dice), scale=stats.sem(dice))
-    assert found == pytest.approx((np.mean(dice), low, high))
-    assert hint.mean_dice([0.9]) == Interval(0.9)
-    assert hint.mean_dice([1.0, 0.9, 0.99]).high == 1.0
-    assert hint.mean_dice([0.0, 0.1, 0.01]).low == 0.0
 
 
 def test_the_gain_is_that_of_images_that_both_models_were_measured_on():

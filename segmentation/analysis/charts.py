@@ -173,7 +173,7 @@ def learning_curves(curves, alt, shared=None):
 def curve(points, number, count, x, y):
     """One arm of `learning_curves`, moved a little sideways so that intervals do not overlap."""
     aside, kind = round(3 * (number - (count - 1) / 2), 1), MARKS[number]
-    if len(points) == 1 and points[0][0] >= x.high:
+    if len(points) == 1 and points[0][0] >= x.high > x.low:
         interval = points[0][1]
         place, right = y(100 * interval.value), WIDTH - RIGHT - 4 + aside / 3
         line = element("path", d=f"M{LEFT} {place}H{right}", stroke_dasharray=DASHES[number])

@@ -6,33 +6,26 @@ Comparisons between arms are in significance.py.
 import numpy as np
 from scipy import stats
 
-from segmentation.analysis.significance import TAILS, Interval, bootstrap_draws, t_interval
+from segmentation.analysis.significance import TAILS, Interval, t_interval
 
 
-def within(interval, low=0.0, high=1.0):
-    """An Interval whose ends are cut off at the smallest and the largest possible value."""
-    if interval.low is None:
-        return interval
-    return Interval(interval.value, max(low, interval.low), min(high, interval.high))
+def mean_dice(values):
+    """The mean of values in 0..1, such as Dice, with Student's interval cut to 0..1, as Interval.
 
-
-def over_images(values):
-    """The mean of one value in 0..1 per image, as Interval; one image has no interval.
-
-    The interval is a bootstrap's over images (significance.bootstrap_draws with a single seed): how
-    much the mean would differ on other images. It says nothing of other seeds.
+    One value per image: the interval says how much the mean would differ on other images, and
+    nothing of other seeds. One per seed: the other way round. A single value has no interval.
     """
-    values = np.asarray(values, dtype=float)
-    middle = float(values.mean())
-    if len(values) < 2:
-        return Interval(middle)
-    ends = np.quantile(bootstrap_draws(values[None]), TAILS)
-    return within(Interval(middle, *map(float, ends)))
+    found = t_interval(list(map(float, values)))
+    if found.low is None:
+        return found
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
-def over_seeds(means):
-    """The mean of one value in 0..1 per seed, with Student's t-interval; None ends for one seed."""
-    return within(t_interval(list(map(float, means))))
+def dice_text(interval):
+    """`71.2 [65.0, 77.1]` in percent; a single value has no interval and says so."""
+    if interval.low is None:
+        return f"{100 * interval.value:.1f} [no interval]"
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def spearman(x, y):

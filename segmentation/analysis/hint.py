@@ -1,21 +1,10 @@
 """Is another round of outlines likely to pay? Numbers from the last two models, and a sentence."""
 
-from segmentation.analysis.significance import Interval, t_interval
+from segmentation.analysis.significance import t_interval
 from segmentation.model import metrics
 
 STEADY = 0.95  # masks of two models that agree this much hardly change any more
 LITTLE = 0.01  # a gain of Dice that is not worth a round
-
-
-def mean_dice(dice):
-    """The mean of Dice in [0,1] over images, as Interval cut to [0,1]; no interval for one image.
-
-    Student's interval: it speaks of images like these, by the model that there is.
-    """
-    found = t_interval(dice)
-    if found.low is None:
-        return found
-    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
 def gain(before, now):

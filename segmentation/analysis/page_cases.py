@@ -4,9 +4,9 @@ import numpy as np
 
 from segmentation.analysis import charts
 from segmentation.analysis.cases import outlined, typical_cases
-from segmentation.analysis.estimates import equal_parts, over_images
+from segmentation.analysis.estimates import dice_text, equal_parts, mean_dice
 from segmentation.analysis.page import element, figure, missing, paragraph, table
-from segmentation.analysis.page_words import count_of, dice_text, last_measured, mean_dice
+from segmentation.analysis.page_words import count_of, last_measured
 from segmentation.common.runfiles import UserError
 from segmentation.model import metrics
 from segmentation.model.finish import Finish
@@ -39,7 +39,7 @@ def cases(run, closer):
         paragraph(
             f"The best, the median and the worst of {n} {closer.measured} images by Dice "
             f"({closer.arm}, seed {closer.seed}, {count_of(last.labels, 'label')}; mean Dice "
-            f"{dice_text(mean_dice(last.metrics))} %, n\u00a0=\u00a0{n})."
+            f"{dice_text(mean_dice(last.metrics['dice']))} %, n\u00a0=\u00a0{n})."
         ),
         missing(note) if note else None,
         outline_key() if drawn else None,
@@ -102,7 +102,7 @@ def by_size(run, closer):
     dice, rows, intervals = last.metrics["dice"][places], [], []
     parts = equal_parts(areas, least=GROUPED // 3)
     for part, size in zip(parts, SIZES[len(parts)], strict=True):
-        intervals.append(over_images(dice[part]))
+        intervals.append(mean_dice(dice[part]))
         span = f"{100 * areas[part].min():.1f} to {100 * areas[part].max():.1f}"
         failed = int((dice[part] < 0.5).sum())
         rows.append([size, span, len(part), dice_text(intervals[-1]), failed])
@@ -113,7 +113,7 @@ def by_size(run, closer):
         figure(
             charts.groups(intervals, SIZES[len(parts)], alt, "true lesion area"),
             f"{alt}: {closer.arm}, seed {closer.seed}, {count_of(last.labels, 'label')}, "
-            f"n\u00a0=\u00a0{n}. Intervals of 95 % are a bootstrap's over images.",
+            f"n\u00a0=\u00a0{n}. Intervals of 95 % are Student's over images.",
         ),
         table(header, rows, "The same in numbers"),
     ]

@@ -57,8 +57,11 @@ def cold_start(run, stage):
 
 
 def waiting(run, closer):
-    """The images that wait for a person: name of the round -> rows; labelled ones are left out."""
+    """The images that wait for a person: name of the round -> rows; outlined ones are left out."""
     done = {one["id"] for entry in closer.rounds for one in entry.chosen} if closer else set()
+    done |= (
+        {name for name, has_mask in run.data.has_mask.items() if has_mask} if run.data else set()
+    )
     left = {
         name: [row for row in rows if row.get("id") and row["id"] not in done]
         for name, rows in run.waiting.items()

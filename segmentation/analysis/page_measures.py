@@ -3,20 +3,18 @@
 import numpy as np
 
 from segmentation.analysis import charts
-from segmentation.analysis.estimates import equal_parts, over_images, over_seeds, spearman
+from segmentation.analysis.estimates import dice_text, equal_parts, mean_dice, spearman
 from segmentation.analysis.page import element, figure, folded, missing, paragraph, table
 from segmentation.analysis.page_words import (
     correlation_text,
     count_of,
-    dice_text,
     last_measured,
-    mean_dice,
 )
 from segmentation.model import metrics
 from segmentation.model.confidence import held_out
 
 INTERVALS = {
-    False: "Where there is one seed, the interval of 95 % is a bootstrap's over the test images: "
+    False: "Where there is one seed, the interval of 95 % is Student's over the test images: "
     "it says how much the mean would change with other images, and nothing about other seeds. ",
     True: "Where there are several seeds, the interval of 95 % is Student's t over seeds, on these "
     "test images; it is cut off at 0 and 100. ",
@@ -38,9 +36,9 @@ def curves_of(trainings):
         curves[arm] = [
             {
                 "labels": labels,
-                "interval": over_seeds([seed["dice"].mean() for seed in seeds])
+                "interval": mean_dice([seed["dice"].mean() for seed in seeds])
                 if len(seeds) > 1
-                else mean_dice(seeds[0]),
+                else mean_dice(seeds[0]["dice"]),
                 "seeds": len(seeds),
                 "images": len(seeds[0]["id"]),
             }
@@ -104,7 +102,7 @@ def all_metrics(closer):
         values = last.metrics.get(name)
         if values is None:
             continue
-        title, words = name.replace("_", " ").capitalize() + ", %", dice_text(over_images(values))
+        title, words = name.replace("_", " ").capitalize() + ", %", dice_text(mean_dice(values))
         if name == "hd95":
             title, words = "95 % Hausdorff distance, pixels", f"{values.mean():.1f}"
         rows.append([title, words, len(values)])
@@ -118,7 +116,7 @@ def cross_validation(closer):
     rounds = [entry for entry in closer.rounds if entry.folds] if closer else []
     if not rounds:
         return None
-    rows = [[e.labels, dice_text(mean_dice(e.folds)), len(e.folds["id"])] for e in rounds]
+    rows = [[e.labels, dice_text(mean_dice(e.folds["dice"])), len(e.folds["id"])] for e in rounds]
     return [
         element("h3", "Cross-validation within the labelled images"),
         table(["labels", "Dice % [95 %]", "n images"], rows, f"{closer.arm}, seed {closer.seed}"),
@@ -160,7 +158,7 @@ def calibration_of(name, confidence, truth):
     for part in equal_parts(expected):
         span = f"{100 * expected[part].min():.0f} to {100 * expected[part].max():.0f}"
         middle = f"{100 * expected[part].mean():.1f}"
-        rows.append([span, len(part), middle, dice_text(over_images(truth[part]))])
+        rows.append([span, len(part), middle, dice_text(mean_dice(truth[part]))])
     header = ["expected Dice %", "n", "mean expected", "true Dice % [95 %]"]
     return [
         element("h3", name[0].upper() + name[1:]),
@@ -173,7 +171,7 @@ def calibration_of(name, confidence, truth):
         paragraph(
             f"Spearman's correlation: {correlation_text(spearman(expected, truth))}, "
             f"n\u00a0=\u00a0{n}. On average the model expects a Dice of "
-            f"{100 * expected.mean():.1f} %; the true one is {dice_text(over_images(truth))} %, "
+            f"{100 * expected.mean():.1f} %; the true one is {dice_text(mean_dice(truth))} %, "
             f"n\u00a0=\u00a0{n}."
         ),
         table(header, rows, "Images with low and with high expected Dice"),

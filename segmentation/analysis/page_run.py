@@ -32,9 +32,6 @@ def what_was_run(run):
         note = "Training time is the sum over the epochs, without choosing images and measuring."
         parts += [table(header, rows, "What this run holds"), paragraph(note, class_="note")]
     parts += [environments(run.stages()), settings(run)]
-    if run.hint:
-        hint = [(name, value_text(run.hint[name])) for name in run.hint if name != "schema"]
-        parts += [element("h3", "hint.json"), settings_list(hint)]
     if run.tables:
         names = ", ".join(folder.name for folder in run.tables)
         parts.append(paragraph(f"Tables that compare the arms lie in: {names}.", class_="note"))

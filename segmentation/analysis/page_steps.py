@@ -6,6 +6,7 @@ from collections import Counter
 from segmentation.analysis.page import (
     commands,
     element,
+    paragraph,
 )
 from segmentation.analysis.page_choices import waiting
 from segmentation.analysis.page_words import (
@@ -16,9 +17,14 @@ from segmentation.analysis.page_words import (
 
 
 def next_steps(run, closer):
-    """What to do next, with commands."""
-    steps = [*outline_steps(run, closer), *training_steps(run), *measuring_steps(run, closer)]
-    return element("ol", [element("li", step) for step in steps])
+    """What annotate.py has found out, and what to do next, with commands."""
+    found = [*run.hint.get("measured", []), run.hint.get("advice")]
+    steps = [*outline_steps(run, closer), *mask_steps(run)]
+    steps += [*training_steps(run), *measuring_steps(run, closer)]
+    return [
+        [paragraph(text) for text in found if text],
+        element("ol", [element("li", step) for step in steps]),
+    ]
 
 
 def outline_steps(run, closer):
@@ -29,7 +35,8 @@ def outline_steps(run, closer):
         return [
             [
                 f"Outline the {count_of(len(rows), 'image')} of to_annotate/{name}/list.csv. Then "
-                "give the same command again that has made this list: it goes on from there."
+                "give the same command again that has made this list: it goes on from there.",
+                commands(run.command) if run.command else None,
             ]
         ]
     if run.trainings or not run.clusterings:
@@ -48,6 +55,14 @@ def outline_steps(run, closer):
             ),
         ]
     ]
+
+
+def mask_steps(run):
+    """The command that makes masks of all photographs, if annotate.py has named it."""
+    if not run.hint.get("masks"):
+        return []
+    text = "Or take the masks of all photographs as they are now; the worst are marked for review:"
+    return [[text, commands(str(run.hint["masks"]))]]
 
 
 def training_steps(run):

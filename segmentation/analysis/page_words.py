@@ -1,18 +1,9 @@
 """The words of the report: numbers, intervals, times and lists as text."""
 
-from segmentation.analysis.estimates import over_images
-
 
 def count_of(count, noun):
     """`1 image`, `2 images`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def dice_text(interval):
-    """`71.2 [65.0, 77.1]` in percent; a single value has no interval and says so."""
-    if interval.low is None:
-        return f"{100 * interval.value:.1f} [no interval]"
-    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
 def correlation_text(correlation):
@@ -21,11 +12,6 @@ def correlation_text(correlation):
         return "not defined, because all images have the same value"
     value, low, high = correlation
     return f"{value:+.2f} " + ("[no interval]" if low is None else f"[{low:+.2f}, {high:+.2f}]")
-
-
-def mean_dice(columns):
-    """The mean Dice of columns of metrics, with its interval over images."""
-    return over_images(columns["dice"])
 
 
 def duration(seconds):

@@ -3,11 +3,13 @@
 `open_run` reads what run.sh, or the scripts by themselves, leave in one folder:
 
     RUN/pretrain*[/seedS]     args.json, env.json, log.csv, restorations.png
-    RUN/cluster*[/seedS]      selection.json, clusters.npz, features.npz
+    RUN/cluster*[/seedS]      selection.json, clusters.npz, features.npz; also [/round_RR]
     RUN/seg/ARM/seedS         a training: args.json, env.json, state.json, round_RR/
     RUN/NAME or RUN itself    likewise, by its own name: the folder has a state.json
     RUN/to_annotate/round_RR  list.csv: images that wait for a person to outline them
-    RUN/hint.json             any names and values
+    RUN/hint.json             of annotate.py: lines `measured`, a sentence of `advice`, and `masks`,
+                              the command that makes the masks of all photographs
+    RUN/annotate.json         its state; of it, the `command` to give again
     RUN/tables*               see tables.py
 
 A part that is missing is None or empty. A file that is damaged counts as missing, and the message
@@ -24,6 +26,7 @@ from segmentation.analysis.runs import is_finished
 from segmentation.common.runfiles import UserError, read_csv, read_json, read_npz, sha256_file
 from segmentation.data.datafolder import Data, open_data
 
+BELOW = ("", "/seed*", "/round_*")  # where the folder of a kind of stage has its stages
 TEXTS = {"id", "fold"}  # columns that are not numbers
 
 
@@ -87,6 +90,7 @@ class RunFolder:
     trainings: list = field(default_factory=list)  # of Training, by arm and seed
     waiting: dict = field(default_factory=dict)  # round_RR -> rows of list.csv
     hint: dict = field(default_factory=dict)
+    command: str = ""  # that goes on with this run, of annotate.py
     tables: list = field(default_factory=list)  # paths
     data_folder: Path | None = None
     data: Data | None = None
@@ -133,8 +137,8 @@ def open_run(path, data=None):
             f"{path}: holds no pretraining, clusters, training or list of images to outline; "
             "give the folder that run.sh or active_learning.py has written"
         )
-    if (path / "hint.json").exists():
-        run.hint = run.attempt(read_json, path / "hint.json") or {}
+    run.hint = optional(run, read_json, path / "hint.json") or {}
+    run.command = (optional(run, read_json, path / "annotate.json") or {}).get("command", "")
     run.tables = sorted(folder for folder in path.glob("tables*") if folder.is_dir())
     find_data(run, data)
     return run
@@ -144,8 +148,8 @@ def open_run(path, data=None):
 
 
 def stages(run, kind, files):
-    """The stages RUN/KIND*, RUN/KIND*/seedS or RUN itself that have one of these files."""
-    folders = {run.path, *run.path.glob(f"{kind}*"), *run.path.glob(f"{kind}*/seed*")}
+    """The stages RUN/KIND*, those BELOW, and RUN itself, that have one of these files."""
+    folders = {run.path}.union(*(run.path.glob(f"{kind}*{below}") for below in BELOW))
     found = [folder for folder in folders if any((folder / file).exists() for file in files)]
     found = [folder for folder in found if not (folder / "state.json").exists()]
     return [Stage(*recorded(run, folder)) for folder in sorted(found)]

@@ -16,7 +16,7 @@ import torch
 
 import cluster
 import preprocess
-from segmentation import active_learning, predict
+from segmentation import active_learning, predict, probe
 from segmentation.common import pictures
 from segmentation.common.runfiles import run_script
 from self_supervised import pretrain
@@ -27,6 +27,7 @@ SCRIPTS = {
     "cluster": cluster.main,
     "active_learning": active_learning.main,
     "predict": predict.main,
+    "probe": probe.main,
 }
 DEVICE = "cpu"
 PRETRAIN = f"--width 4 --batch 8 --epochs 4 --optimizer adam --lr 0.003 --device {DEVICE}".split()

@@ -1,0 +1,233 @@
+"""Does it matter which images are labelled? Every cold start, screened with a cheap learner.
+
+    python preprocess.py --root isic2017 --no-gray --test-count 0 --out data/isic2017-all
+    python cluster.py --data data/isic2017-all --features timm --backbone tf_efficientnet_lite0 \\
+        --weights package --out runs/probe/imagenet
+    python segmentation/probe.py --data data/isic2017-all --features imagenet=runs/probe/imagenet \\
+        --encoder tf_efficientnet_lite0 --encoder-weights package --out runs/probe
+
+Instead of a network, a ridge regression on the features of a frozen --encoder learns to outline
+(segmentation/model/probe.py), in milliseconds. Seed s divides all images of the data folder into
+pool and test images by split s modulo --splits; each of the --rules chooses --budgets images of the
+pool at once, by each of the --features (folders of cluster.py, of the same images; from their
+principal features k-means with --k clusters is made anew within each pool). The Dice is that of
+32 x 32 cells at 256 pixels, so it compares rules, not networks.
+
+Writes to --out: `cells.npz` (what the regression sees), `probe.csv` (Dice and mean lesion area of
+the choice, for each rule, features, budget and seed) and `probe.md`, a table. If it is interrupted,
+call it again: it goes on after the last seed. More --seeds go on as well.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from tqdm import tqdm
+
+from segmentation.analysis.markdown import markdown, p_text, plus_minus, with_interval
+from segmentation.analysis.screening import screened
+from segmentation.common.precision import Precision
+from segmentation.common.runfiles import (
+    Parser,
+    UserError,
+    derived_seed,
+    numpy_rng,
+    positive,
+    read_csv,
+    read_json,
+    read_npz,
+    run_script,
+    write_csv,
+    write_npz,
+    write_text,
+)
+from segmentation.common.stages import begin_stage, pick_device
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images
+from segmentation.data.splitting import linked, random_split
+from segmentation.model import probe
+from segmentation.model.encoders import add_encoder_options, check_encoder_options
+from segmentation.model.unet import build, encoder_sha256
+from segmentation.selection import geometry
+from segmentation.selection.clusterfolder import clusters_sha256
+from segmentation.selection.strategies import COLD_STARTS, View, ask
+
+BATCH = 16
+
+
+def named_folder(text):
+    """An argparse type: NAME=FOLDER, which stays a text."""
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=FOLDER")
+    return text
+
+
+def parse_args():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder written by preprocess.py")
+    add("--out", type=Path, required=True, help="folder to write to")
+    add(
+        "--features",
+        type=named_folder,
+        nargs="+",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="features to choose by: folders written by cluster.py",
+    )
+    add("--rules", nargs="+", choices=COLD_STARTS, default=list(COLD_STARTS), help="cold starts")
+    add("--budgets", type=positive, nargs="+", default=[10, 20, 40], help="numbers of labels")
+    add("--seeds", type=positive, default=100, help="number of seeds")
+    add("--splits", type=positive, default=10, help="number of splits into pool and test images")
+    add("--k", type=positive, default=10, help="clusters of the rules that use clusters")
+    add_encoder_options(parser)
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    args = parser.parse_args()
+    check_encoder_options(args)
+    if "random" not in args.rules:
+        raise UserError("--rules: give random too, which the others are compared with")
+    return args
+
+
+def split_of(data, number):
+    """Positions (pool, test) of split `number`, int64 each; a fifth is for testing."""
+    units = linked(read_json(data.folder / "manifest.json"))
+    pool, test = random_split(data.has_mask, units, None, len(data.ids) // 5, number)
+    return data.rows(pool), data.rows(test)
+
+
+def read_features(folder, data):
+    """Arrays of a folder of cluster.py in the order of the data's images: a dict."""
+    content = read_npz(folder / "features.npz", "run cluster.py")
+    row = {name: place for place, name in enumerate(content["ids"].tolist())}
+    missing = [name for name in data.ids if name not in row]
+    if missing:
+        raise UserError(
+            f"{folder}/features.npz: has no image {missing[0]}; run cluster.py on a data folder "
+            "whose pool is all images (preprocess.py --test-count 0)"
+        )
+    rows = [row[name] for name in data.ids]
+    return {name: content[name][rows] for name in ("features", "pretext_loss") if name in content}
+
+
+def views(args, features, pool, seed):
+    """What the rules see of each of the `features` (name -> arrays) in a pool: name -> View."""
+    nothing = np.zeros(len(pool), dtype=bool)
+    found = {"": View(nothing, None, lambda name: None)}
+    for name, arrays in features.items():
+        own = {key: array[pool] for key, array in arrays.items()}
+        if any({"cluster", "distance"} & COLD_STARTS[rule].reads for rule in args.rules):
+            number = derived_seed(seed, "cluster") % 2**32
+            own |= vars(geometry.kmeans(own["features"], args.k, number))
+        found[name] = View(nothing, None, own.get)
+    return found
+
+
+def choices(args, features, pool, seed):
+    """Each (rule, name of features, budget) and the positions that it chooses in the data."""
+    for name, view in views(args, features, pool, seed).items():
+        for rule in args.rules:
+            strategy = COLD_STARTS[rule]
+            if bool(strategy.reads) != bool(name) or any(
+                view.read(r) is None for r in strategy.reads
+            ):
+                continue
+            for budget in args.budgets:
+                drawn = View(view.labelled, numpy_rng(seed, "cold start"), view.read)
+                yield (rule, name, budget), pool[ask(strategy, drawn, budget).places]
+
+
+def rows_of(args, data, features, cells, sums, seed):
+    """The rows of probe.csv of one seed."""
+    pool, test = split_of(data, seed % args.splits)
+    chosen = list(choices(args, features, pool, seed))
+    weights = np.stack([probe.fit(sums, places) for _, places in chosen])
+    means = probe.dice(cells, test, weights).mean(axis=1)
+    area = cells.shares.mean(axis=1)
+    return [
+        {
+            "rule": rule,
+            "features": name,
+            "labels": budget,
+            "seed": seed,
+            "split": seed % args.splits,
+            "dice": float(dice),
+            "area": float(area[places].mean()),
+        }
+        for ((rule, name, budget), places), dice in zip(chosen, means, strict=True)
+    ]
+
+
+def load_cells(args, data, model, path, origin):
+    """The Cells of all images, from `path` if they were made by the same `origin`."""
+    if path.exists():
+        content = read_npz(path, f"delete {path}")
+        if str(content["origin"]) == origin:
+            return probe.Cells(content["x"], content["shares"])
+    device = pick_device(args.device)
+    images = Images(data, data.ids, device)
+    with tqdm(total=len(images), desc="features", disable=None) as bar:
+        how = BATCH, Precision(device), bar.update
+        cells = probe.cells_of(model, images, data.load_masks(data.ids), *how)
+    write_npz(path, x=cells.x, shares=cells.shares, origin=origin)
+    return cells
+
+
+def table(rows):
+    """The text of probe.md."""
+    header = [
+        "rule",
+        "features",
+        "labels",
+        "seeds",
+        "Dice %",
+        "points over random [95 %]",
+        "p (Holm)",
+    ]
+    lines = [
+        [
+            one.rule,
+            one.features or "–",
+            one.labels,
+            one.seeds,
+            plus_minus(one.mean, one.sd),
+            "baseline" if one.gain is None else with_interval(*one.gain),
+            "–" if one.p is None else p_text(one.p),
+        ]
+        for one in screened(rows)
+    ]
+    return markdown(header, lines)
+
+
+def main():
+    args = parse_args()
+    data = open_data(args.data)
+    data.need_masks(data.ids)
+    model, _ = build(args, data, 1, frozen=True)
+    folders = dict(text.split("=", 1) for text in args.features)
+    features = {name: read_features(Path(folder), data) for name, folder in folders.items()}
+    origin = f"{data.fingerprint} {encoder_sha256(model)}"
+    inputs = {"data": data.fingerprint, "encoder": encoder_sha256(model)}
+    inputs |= {
+        f"features {name}": clusters_sha256(Path(folder)) for name, folder in folders.items()
+    }
+    begin_stage(args.out, args, inputs, free=("seeds", "features"))
+    cells = load_cells(args, data, model, args.out / "cells.npz", origin)
+    sums = probe.sums_of(cells)
+    path = args.out / "probe.csv"
+    rows = read_csv(path) if path.exists() else []
+    done = {int(row["seed"]) for row in rows}
+    for seed in tqdm([s for s in range(args.seeds) if s not in done], desc="seeds", disable=None):
+        rows += rows_of(args, data, features, cells, sums, seed)
+        write_csv(path, rows)
+    text = table(read_csv(path))
+    write_text(args.out / "probe.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -33,6 +33,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
 from segmentation.common import pictures
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.precision import add_pool_option
 from segmentation.common.runfiles import (
     Parser,
@@ -41,7 +43,6 @@ from segmentation.common.runfiles import (
     numpy_rng,
     positive,
     read_npz,
-    run_script,
     sha256_file,
     write_json,
     write_npz,
@@ -334,6 +335,7 @@ def check_sizes(args, count, dimensions):
 
 def main():
     args = parse_args()
+    claim(args.out)
     device = pick_device(args.device)
     data = open_data(args.data)
     source = open_source(args, data)

@@ -44,11 +44,12 @@ import argparse
 import functools
 import os
 import re
-import sys
 import warnings
 from pathlib import Path
 
-from segmentation.common.runfiles import Parser, UserError, natural, positive, read_json, run_script
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
+from segmentation.common.runfiles import Parser, UserError, natural, positive, read_json
 from segmentation.data.accounting import add_note, counts, read_lines, refuse
 from segmentation.data.building import Plan, build, check_replaceable, is_done, verify
 from segmentation.data.datafolder import open_data
@@ -360,14 +361,10 @@ def main(argv=None):
     """Run the command line, or `argv` if given. UserError if an option or a file is wrong."""
     args = parse(argv)
     warnings.filterwarnings("ignore", module="PIL")  # about unusual metadata; errors still raise
-    if hasattr(sys.stdout, "reconfigure"):  # ids have letters that not every terminal knows
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        run(args)
-    except OSError as error:
-        place = error.filename or args.out or args.root
-        reason = error.strerror or error
-        raise UserError(f"{place}: {reason}; fix that and run again") from None
+    for folder in (args.out, args.root if args.download else None):
+        if folder is not None and not args.verify:
+            claim(folder)
+    run(args)
 
 
 if __name__ == "__main__":

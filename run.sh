@@ -179,19 +179,38 @@ set_up() { # REQUIREMENTS...: sets PYTHON to an interpreter that has all of thes
   PYTHON=.venv/bin/python
 }
 
-run() { # print a command, quoted, then run it
+show() { # print a command, quoted
   printf +
   printf ' %q' "$@"
   printf '\n'
-  "$@"
 }
+
+child=
+run() { # print a command, then run it, so that a signal to this script can end it at once
+  show "$@"
+  "$@" <&0 &
+  child=$!
+  wait "$child"
+  child=
+}
+
+stop() { # NAME CODE: end the command that runs, then this script
+  trap '' INT TERM
+  if [ -n "$child" ] && kill -TERM "$child" 2>/dev/null; then
+    wait "$child" || true
+  fi
+  echo "stopped by $1; the same command goes on from here" >&2
+  exit "$2"
+}
+trap 'stop Ctrl-C 130' INT
+trap 'stop SIGTERM 143' TERM
 
 stages="prepare train tables"
 case ${1:-} in
   test)
     set_up requirements.txt tests/requirements.txt
-    run "$PYTHON" -m pytest --numprocesses auto "${@:2}"
-    exit ;;
+    show "$PYTHON" -m pytest --numprocesses auto "${@:2}"
+    exec "$PYTHON" -m pytest --numprocesses auto "${@:2}" ;;
   prepare | train | tables) stages=$1 ;;
   "") ;;
   *) echo "error: run.sh $1 is not known; give nothing, prepare, train, tables or test" >&2 && exit 2 ;;

@@ -19,7 +19,8 @@ from scipy.stats import ks_2samp
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, per_image, save
-from segmentation.common.runfiles import Parser, UserError, positive, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError, positive
 from segmentation.common.stages import pick_device, torch_rng
 from self_supervised import corruptions
 

@@ -20,8 +20,9 @@ import torch
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, per_image, save
+from segmentation.common.door import run_script
 from segmentation.common.precision import Precision
-from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.runfiles import Parser, positive
 from segmentation.model import engine
 from segmentation.model.augment import draw
 from segmentation.model.encoders import PACKAGED

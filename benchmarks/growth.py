@@ -23,8 +23,9 @@ import torch
 
 from benchmarks.measure import save, seconds
 from segmentation.common import pictures
+from segmentation.common.door import run_script
 from segmentation.common.precision import Precision
-from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.runfiles import Parser, positive
 from segmentation.data.datafolder import Data
 from segmentation.data.images import Images
 from segmentation.model.unet import UNet

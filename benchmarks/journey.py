@@ -21,12 +21,12 @@ from PIL import Image
 from scipy import stats
 
 from segmentation.analysis.estimates import mean_dice
+from segmentation.common.door import run_script
 from segmentation.common.runfiles import (
     Parser,
     positive,
     read_csv,
     read_json,
-    run_script,
     write_json,
     write_text,
 )

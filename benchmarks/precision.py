@@ -20,7 +20,8 @@ from benchmarks.measure import save
 from segmentation.analysis.markdown import plus_minus
 from segmentation.analysis.runs import by_arm, read_runs
 from segmentation.analysis.significance import mean_sd
-from segmentation.common.runfiles import Parser, UserError, read_csv, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError, read_csv
 
 
 def training_seconds(folder, arm, seed):

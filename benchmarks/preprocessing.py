@@ -16,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import in_turn, save
-from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, positive
 from segmentation.data.ids import flat_name
 from segmentation.data.sources import find_folders, pair
 

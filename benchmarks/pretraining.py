@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, save
+from segmentation.common.door import run_script
 from segmentation.common.precision import Precision, add_options, step
-from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.runfiles import Parser, positive
 from segmentation.common.stages import pick_device, torch_rng
 from segmentation.data.images import to_input
 from segmentation.model.unet import UNet

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import save
 from segmentation.common import pictures
-from segmentation.common.runfiles import Parser, UserError, read_csv, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError, read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = (1, "sgd", 0.01)

@@ -20,8 +20,9 @@ from scipy.stats import spearmanr
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, per_image, save
+from segmentation.common.door import run_script
 from segmentation.common.precision import Precision, add_options
-from segmentation.common.runfiles import Parser, positive, run_script
+from segmentation.common.runfiles import Parser, positive
 from segmentation.common.stages import pick_device
 from segmentation.data.reading import prepare_demo
 from segmentation.model.unet import UNet

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy import stats
 
-from segmentation.common.runfiles import Parser, numpy_rng, read_csv, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, numpy_rng, read_csv
 from segmentation.model.confidence import calibrate
 
 FAILED = 0.7  # Dice of a mask that is of no use

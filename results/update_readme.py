@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation.common.runfiles import Parser, UserError, run_script, write_text
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError, write_text
 
 BLOCK = re.compile(r"(?<=<!-- from )(\S+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 

@@ -42,6 +42,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.pace import Pace
 from segmentation.common.precision import Precision, add_options
 from segmentation.common.runfiles import (
@@ -52,7 +54,6 @@ from segmentation.common.runfiles import (
     positive,
     read_csv,
     read_json,
-    run_script,
     write_csv,
     write_json,
     write_npz,
@@ -729,6 +730,7 @@ class Loop:
 
 def main():
     args = parse_args()
+    claim(args.out)
     inputs = Inputs.of(args)
     check_stage(args.out, args, inputs.hashes, inputs.free)
     state = inputs.state(args)

@@ -40,6 +40,9 @@ from PIL import Image
 
 from segmentation.analysis import hint
 from segmentation.analysis.estimates import dice_text, mean_dice
+from segmentation.common import door
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.runfiles import (
     Parser,
     UserError,
@@ -48,7 +51,6 @@ from segmentation.common.runfiles import (
     read_csv,
     read_json,
     read_npz,
-    run_script,
     write_csv,
     write_json,
     write_text,
@@ -103,9 +105,9 @@ def call(script, *words, quiet=False):
     """Run a script of this project; if it fails it has said why, and this one ends as it did."""
     out = subprocess.DEVNULL if quiet else None
     words = [sys.executable, str(HERE / script), *map(str, words)]
-    done = subprocess.run(words, stdout=out, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    code = door.call(words, stdout=out)
+    if code:
+        sys.exit(code)
 
 
 def own_command():
@@ -355,6 +357,7 @@ def take_answers(args, state, data, allow_partial):
 
 def main():
     args = parse_args()
+    claim(args.out)
     state = open_state(args)
     data = prepare(args, state)
     if args.test and not state["test"]:

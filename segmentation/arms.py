@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURES
 from segmentation.analysis.plan import CALLS, STAGES, Values, calls
-from segmentation.common.runfiles import Parser, UserError, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 # Settings of the training of a network.

@@ -16,12 +16,13 @@ import numpy as np
 
 from segmentation.analysis.runs import first_labels
 from segmentation.common import pictures
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.runfiles import (
     Parser,
     UserError,
     positive,
     read_npz,
-    run_script,
 )
 from segmentation.data.datafolder import open_data
 
@@ -42,6 +43,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    claim(args.out)
     data = open_data(args.data)
     clusters = read_npz(args.clusters / "clusters.npz", "run cluster.py")
     if "map" not in clusters:

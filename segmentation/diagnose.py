@@ -27,12 +27,13 @@ from sklearn.neighbors import NearestNeighbors
 from segmentation.analysis.markdown import markdown, plus_minus
 from segmentation.analysis.runs import by_arm, first_labels, read_runs
 from segmentation.analysis.significance import mean_sd
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.runfiles import (
     Parser,
     UserError,
     numpy_rng,
     positive,
-    run_script,
     write_csv,
     write_text,
 )
@@ -189,6 +190,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    claim(args.out)
     data = open_data(args.data)
     pool = [name for name in data.pool if data.has_mask[name]]
     if len(pool) <= NEIGHBOURS:

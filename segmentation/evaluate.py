@@ -20,11 +20,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from segmentation.analysis.cases import draw_cases
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.runfiles import (
     Parser,
     UserError,
     positive,
-    run_script,
     sha256_file,
     write_csv,
     write_json,
@@ -67,6 +68,7 @@ def labelled_ids(data, split):
 
 def main():
     args = parse_args()
+    claim(args.out)
     device = pick_device(args.device)
     data = open_data(args.data)
     model = unet.load_model(args.weights)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation.common.runfiles import Parser, UserError, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError
 from segmentation.model.export import export
 from segmentation.model.trained import open_trained, size_option
 

@@ -52,12 +52,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from segmentation.common import pictures
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.runfiles import (
     Parser,
     UserError,
     atomic,
     positive,
-    run_script,
     write_csv,
     write_json,
     write_text,
@@ -420,6 +421,7 @@ def table(rows):
 
 def main():
     args = parse_args()
+    claim(args.out)
     if args.out.resolve().is_relative_to(args.folder.resolve()):
         raise UserError(
             f"--out {args.out}: lies inside {args.folder}, where its masks would be taken for "

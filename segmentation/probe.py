@@ -29,6 +29,8 @@ from tqdm import tqdm
 
 from segmentation.analysis.markdown import markdown, p_text, plus_minus, with_interval
 from segmentation.analysis.screening import screened
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import (
     Parser,
@@ -39,7 +41,6 @@ from segmentation.common.runfiles import (
     read_csv,
     read_json,
     read_npz,
-    run_script,
     write_csv,
     write_npz,
     write_text,
@@ -205,6 +206,7 @@ def table(rows):
 
 def main():
     args = parse_args()
+    claim(args.out)
     data = open_data(args.data)
     data.need_masks(data.ids)
     model, _ = build(args, data, 1, frozen=True)

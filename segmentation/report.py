@@ -29,7 +29,8 @@ from segmentation.analysis.page_run import pretraining, what_was_run
 from segmentation.analysis.page_steps import next_steps
 from segmentation.analysis.page_words import count_of, last_measured
 from segmentation.analysis.runfolder import open_run
-from segmentation.common.runfiles import Parser, UserError, run_script, write_text
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import Parser, UserError, write_text
 
 
 def parse_args():

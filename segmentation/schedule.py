@@ -6,13 +6,15 @@
 Each line of standard input is a call, quoted as for a shell: its name, by which it is reported, and
 the words for Python, which follow those after --. Calls start in the order of the list. One that
 finds itself finished is done in seconds; after an interruption the same list goes on where it was.
-A call that fails does not stop the others: they are named at the end, with exit code 2. The cores
-are shared out among the calls, unless OMP_NUM_THREADS is set.
+A call that fails does not stop the others: they are named at the end, with exit code 2. Ctrl-C and
+SIGTERM (`kill`) end all calls first. The cores are shared out among the calls, unless
+OMP_NUM_THREADS is set.
 """
 
 import os
 import queue
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation.common.runfiles import Parser, UserError, positive, run_script
+from segmentation.common.door import Stopped, end, run_script
+from segmentation.common.runfiles import Parser, UserError, positive
 
 FINISHED = "finished already"  # what a script says that has nothing left to do
 
@@ -92,6 +95,7 @@ class Schedule:
             self.waiting.put(call)
         self.environment = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ}
         self.lock = threading.Lock()
+        self.stopping, self.running = False, set()
         self.started = time.monotonic()
         self.durations = []  # of the calls that had something to do
         self.done, self.failed = 0, {}
@@ -104,7 +108,10 @@ class Schedule:
             except queue.Empty:
                 return
             started = time.monotonic()
-            code, skipped, last = self.call(name, options)
+            found = self.call(name, options)
+            if found is None:
+                return
+            code, skipped, last = found
             with self.lock:
                 self.done += 1
                 if code:
@@ -114,22 +121,41 @@ class Schedule:
                 self.report()
 
     def call(self, name, options):
-        """One call in a process of its own: exit code, was it finished before, its last line."""
+        """One call in a process of its own: exit code, was it finished before, its last line.
+
+        None if all calls are being stopped.
+        """
         words = [sys.executable, *self.script, *options]
-        self.say(f"[{name}] + {shlex.join(words)}")
         skipped, last = False, ""
-        process = subprocess.Popen(
-            words,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with self.lock:
+            if self.stopping:
+                return None
+            self.say(f"[{name}] + {shlex.join(words)}")
+            process = subprocess.Popen(
+                words,
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="backslashreplace",
+            )
+            self.running.add(process)
         for line in process.stdout:
             skipped |= FINISHED in line
             last = line.rstrip()
             self.say(f"[{name}] {last}")
-        return process.wait(), skipped, last
+        code = process.wait()
+        with self.lock:
+            self.running.discard(process)
+            self.stopping |= code == 128 + signal.SIGINT  # Ctrl-C is for all of them
+        return None if self.stopping else (code, skipped, last)
+
+    def stop(self):
+        """Start no more calls, and end those that run."""
+        with self.lock:
+            self.stopping = True
+            running = list(self.running)
+        end(running)
 
     def say(self, line):
         print(f"{line}\n", end="", flush=True)  # in one piece: two threads may speak at once
@@ -153,8 +179,16 @@ def main():
     threads = [threading.Thread(target=schedule.work) for _ in range(schedule.jobs)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        schedule.stop()
+        for thread in threads:
+            thread.join()
+        raise
+    if schedule.stopping:
+        raise Stopped(signal.SIGINT)
     if schedule.failed:
         names, reason = ", ".join(schedule.failed), next(iter(schedule.failed.values()))
         raise UserError(

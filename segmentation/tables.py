@@ -55,7 +55,9 @@ from segmentation.analysis.markdown import (
 from segmentation.analysis.runs import by_arm, combine_draws, read_runs
 from segmentation.analysis.significance import mean_sd
 from segmentation.common import pictures
-from segmentation.common.runfiles import Parser, UserError, run_script, write_csv, write_text
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
+from segmentation.common.runfiles import Parser, UserError, write_csv, write_text
 
 
 def draw_curves(path, rows, title):
@@ -122,6 +124,7 @@ def comparing(groups, baseline, bound=None):
 def main():
     args = parse_args()
     out = args.out or args.runs.parent / "tables"
+    claim(out)
     runs, notes = read_runs(args.runs, args.arms, args.partial)
     groups, left_out = combine_draws(by_arm(runs, args.arms))
     notes += left_out

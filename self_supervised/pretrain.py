@@ -26,6 +26,8 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from segmentation.common import pictures
+from segmentation.common.door import run_script
+from segmentation.common.lock import claim
 from segmentation.common.precision import Precision, add_options, step
 from segmentation.common.runfiles import (
     Parser,
@@ -33,7 +35,6 @@ from segmentation.common.runfiles import (
     derived_seed,
     numpy_rng,
     positive,
-    run_script,
     write_csv,
 )
 from segmentation.common.stages import begin_stage, read_torch, torch_rng, write_torch
@@ -190,6 +191,8 @@ def main():
 
 def pretrain(args, processes, precision):
     """Train until --epochs or --patience is reached; write the files that the docstring lists."""
+    if processes.writes:
+        claim(args.out)
     device, say = precision.device, processes.say
     data = open_data(args.data)
     torch.manual_seed(derived_seed(args.seed, "pretrain", "weights"))

@@ -18,7 +18,7 @@ import cluster
 import preprocess
 from segmentation import active_learning, predict, probe
 from segmentation.common import pictures
-from segmentation.common.runfiles import run_script
+from segmentation.common.door import run_script
 from self_supervised import pretrain
 
 SCRIPTS = {

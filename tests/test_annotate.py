@@ -12,7 +12,8 @@ from conftest import call, command_line
 from PIL import Image
 
 from segmentation import annotate
-from segmentation.common.runfiles import read_csv, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import read_csv
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import Draft, write_coco, write_labelme
 from segmentation.data.synthetic import draw_lesion

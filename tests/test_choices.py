@@ -8,7 +8,8 @@ import pytest
 from conftest import LOOP, call
 
 from segmentation import choices
-from segmentation.common.runfiles import read_npz, run_script, write_npz
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import read_npz, write_npz
 
 
 @pytest.fixture(scope="module")

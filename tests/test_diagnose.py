@@ -10,7 +10,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from segmentation import diagnose
-from segmentation.common.runfiles import read_json, read_npz, run_script
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import read_json, read_npz
 from segmentation.data.datafolder import open_data
 from segmentation.model import metrics
 

@@ -10,7 +10,8 @@ from helpers_preprocess import save
 
 from segmentation import export as script
 from segmentation import predict
-from segmentation.common.runfiles import UserError, read_csv, run_script, write_csv, write_npz
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import UserError, read_csv, write_csv, write_npz
 from segmentation.model import export
 from segmentation.model.finish import Finish
 from segmentation.model.trained import open_trained

@@ -14,7 +14,8 @@ from helpers_preprocess import save
 from PIL import Image
 
 from segmentation import predict
-from segmentation.common.runfiles import read_csv, run_script, write_csv, write_npz
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import read_csv, write_csv, write_npz
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import KINDS
 from segmentation.data.formats import drawings

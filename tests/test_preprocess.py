@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 
 import preprocess
+from segmentation.common import lock
+from segmentation.common.door import run_script
 from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data import building, download, reading, splitting, synthetic
 from segmentation.data.datafolder import open_data
@@ -28,7 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def make(*words):
     """Run the script in this process."""
-    preprocess.main([str(word) for word in words])
+    try:
+        preprocess.main([str(word) for word in words])
+    finally:
+        lock.release()
 
 
 def manifest_of(out):
@@ -44,7 +49,7 @@ def fails(capsys, monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["preprocess.py", *map(str, words)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        preprocess.run_script(preprocess.main)
+        run_script(preprocess.main)
     assert stop.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from results import update_readme
-from segmentation.common.runfiles import run_script
+from segmentation.common.door import run_script
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,8 @@ from segmentation import report
 from segmentation.analysis import charts, events, page
 from segmentation.analysis.estimates import equal_parts, mean_dice, spearman
 from segmentation.analysis.significance import Interval
-from segmentation.common.runfiles import UserError, run_script, write_csv, write_json
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import UserError, write_csv, write_json
 from segmentation.model import metrics
 from segmentation.model.confidence import held_out
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import preprocess
+from segmentation.common import lock
 from segmentation.common.runfiles import UserError
 from segmentation.data.datafolder import open_data
 from segmentation.data.ids import flat_name
@@ -24,7 +25,10 @@ NFC, NFD = (unicodedata.normalize(form, "Mühe é") for form in ("NFC", "NFD"))
 
 def make(*words):
     """Run the script in this process, at 32 pixels."""
-    preprocess.main([str(word) for word in (*words, "--size", 32)])
+    try:
+        preprocess.main([str(word) for word in (*words, "--size", 32)])
+    finally:
+        lock.release()
 
 
 def read(out, name):

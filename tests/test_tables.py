@@ -15,7 +15,8 @@ from scipy.stats import ttest_rel
 from segmentation import tables
 from segmentation.analysis import comparisons, markdown, significance
 from segmentation.analysis.runs import FIX, by_arm, combine_draws, read_runs
-from segmentation.common.runfiles import UserError, run_script, write_csv, write_json
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import UserError, write_csv, write_json
 from segmentation.model import metrics
 
 ROOT = Path(__file__).resolve().parents[1]

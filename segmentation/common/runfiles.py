@@ -6,16 +6,25 @@ This module does not import PyTorch, which takes a second or two.
 import argparse
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 SCHEMA = 1
+FIXES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and call it again"),
+    errno.EFBIG: "files may not become that large here: see ulimit -f",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may use"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "there is a file: give another folder"),
+    errno.EISDIR: "there is a folder: give the name of a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+OTHER_FIX = "mend that and call it again"
 
 
 class UserError(Exception):
@@ -57,13 +66,10 @@ def natural(text):
     return value
 
 
-def run_script(main):
-    """Call `main()`; a UserError becomes one line on stderr and exit code 2."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def cause(error, path=None):
+    """An OSError as one line: the file, what is wrong, and the fix."""
+    where = "" if path is None else f"{os.fsdecode(path)}: "
+    return f"{where}{error.strerror or error}; {FIXES.get(error.errno, OTHER_FIX)}"
 
 
 # Seeds ------------------------------------------------------------------------------------------
@@ -92,17 +98,24 @@ def numpy_rng(seed, *names):
 def atomic(path):
     """Yield a temporary path beside `path`: it replaces `path` on success, is deleted on failure.
 
+    UserError names `path` if it cannot be written, as on a full disk.
+
     A killed process may leave the temporary file (hidden, `.NAME.partial.*`); the next process that
     writes `path` overwrites it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), str(path.parent)):
+            raise
+        raise UserError(f"cannot write {cause(error, path)}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path, text):

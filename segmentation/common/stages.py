@@ -7,6 +7,7 @@ arguments are refused, so that no folder mixes two settings.
 """
 
 import hashlib
+import io
 import os
 import platform
 import subprocess
@@ -32,8 +33,10 @@ def torch_rng(seed, *names, device="cpu"):
 
 def write_torch(path, content):
     """Write a dict with torch.save, atomically, with the schema version in it."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"schema": SCHEMA, **content}, file)  # given a path, it would store its name
+    serialised = io.BytesIO()  # given a path, torch would store its name; on a full disk, crash
+    torch.save({"schema": SCHEMA, **content}, serialised)
+    with atomic(path) as temporary:
+        temporary.write_bytes(serialised.getbuffer())
 
 
 def load_weights(path, fix, device="cpu"):

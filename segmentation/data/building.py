@@ -5,8 +5,8 @@ for an image without a mask), `manifest.json`, `splits.json`, `inputs.json` (siz
 time of each input file) and `files.csv` (what became of every file; not with --demo).
 """
 
-import functools
 import math
+import os
 import shutil
 from typing import NamedTuple
 
@@ -56,9 +56,8 @@ def write_arrays(folder, prepared, count, size, channels):
     room = count * size[0] * size[1] * (channels + 1)
     if shutil.disk_usage(folder).free < room + (1 << 20):
         raise UserError(f"{folder.parent}: arrays need {room >> 20} MiB of disk; free some space")
-    create = functools.partial(np.lib.format.open_memmap, mode="w+", dtype=np.uint8)
-    images = create(folder / "images.npy", shape=(count, *size, channels))
-    masks = create(folder / "masks.npy", shape=(count, *size))
+    images = new_array(folder / "images.npy", (count, *size, channels))
+    masks = new_array(folder / "masks.npy", (count, *size))
     items, row = [], 0
     for item in tqdm(prepared, total=count, unit="image", disable=None):
         if item.image is not None:
@@ -72,6 +71,17 @@ def write_arrays(folder, prepared, count, size, channels):
         cut_array(folder / "images.npy", (row, *size, channels))
         cut_array(folder / "masks.npy", (row, *size))
     return items
+
+
+def new_array(path, shape):
+    """A new .npy file of uint8, mapped into memory, whose room on the disk is taken beforehand.
+
+    Without that a disk that fills up would end the process by SIGBUS.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+    return array
 
 
 def cut_array(path, shape):

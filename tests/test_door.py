@@ -1,0 +1,253 @@
+"""The door of the scripts: one line and an exit code for what the outside world can cause."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+import torch
+
+from segmentation import predict
+from segmentation.common import pictures, stages
+from segmentation.common.door import run_script
+from segmentation.common.runfiles import UserError, write_csv, write_json, write_npz, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def fails(error, capsys):
+    """(exit code, what is on stderr) of a script that raises `error`."""
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's is called."""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("a.png: is empty; remove it"), "a.png: is empty; remove it"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.npy"), "x.npy: No space left"),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space and call it again"),
+        (FileNotFoundError(errno.ENOENT, "No such file", b"\xff.npy"), "\\udcff.npy: No such file"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "there is a file"),
+        (MemoryError(), "the memory is full"),
+        (OutOfMemoryError("CUDA"), "the memory of the GPU is full; give a smaller --batch"),
+    ],
+)
+def test_what_the_world_causes_is_one_line(error, line, capsys):
+    code, text = fails(error, capsys)
+    assert code == 2
+    assert text.startswith("error: ") and line in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), OSError("no number")])
+def test_what_a_mistake_causes_is_a_traceback(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        run_script(main)
+
+
+def figure():
+    made = matplotlib.figure.Figure()
+    made.add_subplot().plot(np.random.default_rng(0).random(500))
+    return made
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+WRITERS = {
+    "a.txt": lambda path: write_text(path, "x" * 50_000),
+    "a.json": lambda path: write_json(path, {"x": ["y" * 50_000]}),
+    "a.csv": lambda path: write_csv(path, [{"x": "y" * 50_000}]),
+    "a.npz": lambda path: write_npz(path, x=np.zeros(50_000)),
+    "a.pt": lambda path: stages.write_torch(path, {"x": torch.zeros(50_000)}),
+    "a.png": lambda path: pictures.save(figure(), path),
+    "b.png": lambda path: predict.save(path, NOISE),
+    "c.jpg": lambda path: predict.save(path, NOISE, quality=95),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_writer_names_the_file_that_has_no_room(name, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / name).write_text("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(UserError) as error:
+            WRITERS[name](tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(error.value).startswith(f"cannot write {tmp_path / name}: File too large")
+    assert (tmp_path / name).read_text() == "old"
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_writer_names_the_file_in_the_way(name, tmp_path):
+    (tmp_path / "folder").write_text("I am a file")
+    with pytest.raises(UserError, match=rf"cannot write .*folder/{name}: .*there is a file"):
+        WRITERS[name](tmp_path / "folder" / name)
+
+
+# Signals ----------------------------------------------------------------------------------------
+
+STUB = """
+import sys, time
+sys.path.insert(0, {root!r})
+from segmentation.common.door import call, run_script
+def main():
+    try:
+        print("ready", flush=True)
+        {body}
+    finally:
+        {tidy}
+run_script(main)
+"""
+
+
+def stub(body="time.sleep(60)", tidy="print('tidied', flush=True)"):
+    """A script that has just said that it is ready."""
+    code = STUB.format(root=str(ROOT), body=body, tidy=tidy)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_tidies_up_and_says_one_line(number, code, name):
+    process = stub()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert out == "tidied\n"
+    assert err == f"stopped by {name}; the same command goes on from here\n"
+
+
+def test_a_second_signal_leaves_at_once():
+    process = stub(tidy="print('tidying', flush=True); time.sleep(60)")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "tidying\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT and time.monotonic() - started < 5
+
+
+def test_what_is_ignored_stays_ignored():
+    code = STUB.format(root=str(ROOT), body="time.sleep(1)", tidy="pass")
+    words = ["bash", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, code]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+
+
+def alive(number):
+    """Whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_child_ends_first():
+    process = stub("call(['bash', '-c', 'echo $$; exec sleep 60'])", tidy="pass")
+    child = int(process.stdout.readline())
+    assert alive(child)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143 and not alive(child)
+
+
+def test_a_reader_that_has_seen_enough():
+    code = STUB.format(root=str(ROOT), body="[print('line') for _ in range(100000)]", tidy="pass")
+    command = '"$0" -c "$1" | head -n 1; exit "${PIPESTATUS[0]}"'
+    words = ["bash", "-c", command, sys.executable, code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr, done.returncode) == ("ready\n", "", 141)
+
+
+def test_names_that_the_terminal_cannot_show():
+    code = STUB.format(root=str(ROOT), body="print('\\udcff\\u4e2d')", tidy="pass")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=30)
+    assert done.returncode == 0 and "\\udcff\\u4e2d" in done.stdout
+
+
+# Schedule and run.sh ----------------------------------------------------------------------------
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+CHILD = """import os, sys, time
+open(sys.argv[1], "w").write(str(os.getpid()))
+time.sleep(60)"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_schedule_ends_its_calls_and_starts_no_others(tmp_path, number, code):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    calls = "".join(f"call{n} {script} {tmp_path / str(n)}\n" for n in range(6))
+    (tmp_path / "calls").write_text(calls)
+    words = [sys.executable, str(ROOT / "segmentation" / "schedule.py"), "--jobs", "2"]
+    with open(tmp_path / "calls") as stdin:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(words, stdin=stdin, **pipes)
+    started = [tmp_path / "0", tmp_path / "1"]
+    wait_for(lambda: all(path.exists() and path.read_text() for path in started))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code and err.count("\n") == 1, err
+    assert not any(alive(path.read_text()) for path in started)
+    assert not any((tmp_path / str(n)).exists() for n in range(2, 6))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_run_sh_ends_what_it_has_started(tmp_path, number, code):
+    """A stand-in for Python shows what run.sh starts; it sleeps instead of training."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        "#!/bin/bash\n"
+        'case "$*" in\n'
+        '  *"--calls evaluate"*) exit ;;\n'
+        '  *--calls*) echo "data data preprocess.py x" ; exit ;;\n'
+        f"  preprocess.py*) echo $$ > {tmp_path / 'child'}; exec sleep 60 ;;\n"
+        "esac\n"
+        "cat > /dev/null\n"
+    )
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(stand_in), "RUN": str(tmp_path / "run")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(["bash", ROOT / "run.sh"], env=environment, cwd=ROOT, **pipes)
+    wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert "the same command goes on from here" in err and err.count("\n") == 1
+    assert not alive(int((tmp_path / "child").read_text()))

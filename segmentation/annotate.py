@@ -55,6 +55,7 @@ from segmentation.common.runfiles import (
     write_json,
     write_text,
 )
+from segmentation.common.schemas import Annotation, read_checked
 from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import KINDS, Draft, write_coco, write_label_studio
@@ -138,7 +139,7 @@ def open_state(args):
     state = {"root": str(args.root.resolve()), "seed": args.seed, "test": [], "rounds": []}
     if not path.exists():
         return state
-    old = read_json(path, fix=f"give another --out, or delete {args.out}")
+    old = read_checked(path, Annotation, f"give another --out, or delete {args.out}")
     for name in ("root", "seed"):
         if old[name] != state[name]:
             raise UserError(

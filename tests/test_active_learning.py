@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LOOP, call
+from helpers_data import hash_again
 
 from segmentation import active_learning
 from segmentation.active_learning import fold_parts
@@ -347,6 +348,7 @@ def test_training_masks_of_another_folder(data, run, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     masks = np.load(copy / "masks.npy")
     np.save(copy / "masks.npy", np.zeros_like(masks))
+    hash_again(copy)
     one = run("random", "--rounds", 0)
     other = run("random", "--rounds", 0, "--training-masks", copy)
     assert labelled(one) == labelled(other) and losses(one) != losses(other)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import call
+from helpers_data import write_data
 from helpers_preprocess import save
 from isic_challenge_scoring.confusion import create_binary_confusion_matrix
 from isic_challenge_scoring.metrics import binary_jaccard
@@ -16,7 +17,7 @@ from PIL import Image
 
 from segmentation import evaluate
 from segmentation.analysis.cases import typical_cases
-from segmentation.common.runfiles import UserError, sha256_file, write_json
+from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import load_tensor
 from segmentation.model import metrics
@@ -28,19 +29,13 @@ N, SIDE = 14, 32
 @pytest.fixture
 def data(tmp_path):
     """14 images: 4 in the pool, without masks, and 10 for testing, of which `i13` has no mask."""
-    folder = tmp_path / "data"
-    folder.mkdir()
     rng = np.random.default_rng(0)
     ids = [f"i{row:02d}" for row in range(N)]
     masks = np.zeros((N, SIDE, SIDE), dtype=np.uint8)
     masks[4:13, 8:24, 4:16] = 1
-    np.save(folder / "images.npy", rng.integers(0, 256, (N, SIDE, SIDE, 1), dtype=np.uint8))
-    np.save(folder / "masks.npy", masks)
-    rows = [{"id": name, "mask": {} if 4 <= row < 13 else None} for row, name in enumerate(ids)]
-    manifest = {"rows": rows, "size": [SIDE, SIDE], "channels": 1, "synthetic": True}
-    write_json(folder / "manifest.json", manifest)
-    write_json(folder / "splits.json", {"seed": 0, "pool": ids[:4], "test": ids[4:]})
-    return folder
+    images = rng.integers(0, 256, (N, SIDE, SIDE, 1), dtype=np.uint8)
+    has_mask = {name: 4 <= row < 13 for row, name in enumerate(ids)}
+    return write_data(tmp_path / "data", images, masks, ids, ids[:4], ids[4:], has_mask)
 
 
 @pytest.fixture

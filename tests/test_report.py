@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import LOOP, call, command_line
+from helpers_data import write_data
 from scipy import stats
 from skimage.measure import grid_points_in_poly
 
@@ -554,16 +555,14 @@ ODD = ["a<b>&amp;", "\"quoted\" 'id'", "$x^2$ onload=alert(1)", "</figcaption><s
 def test_odd_ids(tmp_path):
     """Ids, arms and reasons with markup in them appear as they are, and add no element."""
     folder, count = tmp_path / "data", len(ODD)
-    folder.mkdir()
-    np.save(folder / "images.npy", np.full((2 * count, 8, 8, 3), 99, dtype=np.uint8))
+    images = np.full((2 * count, 8, 8, 3), 99, dtype=np.uint8)
     masks = np.zeros((2 * count, 8, 8), dtype=np.uint8)
     masks[:, 2:5, 2:5] = 1
-    np.save(folder / "masks.npy", masks)
     ids = ODD + [f"test {name}" for name in ODD]
-    rows = [{"id": name, "mask": {}, "group": f"<{name}>"} for name in ids]
-    more = {"size": [8, 8], "channels": 3, "synthetic": False}
-    write_json(folder / "manifest.json", {"rows": rows, "duplicates": [ODD[:2]], **more})
-    write_json(folder / "splits.json", {"pool": ODD, "test": ids[count:], "rule": "<i>rule"})
+    order = sorted(ids)
+    write_data(folder, images, masks, order, ODD, ids[count:], synthetic=False, rule="<i>rule")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_json(folder / "manifest.json", {**manifest, "duplicates": [ODD[:2]]})
     run = tmp_path / "run <i>&"
     arm = run / "seg" / "<b>arm&" / "seed0"
     labelled = [{"round": 0, "id": name, "score": 1.0, "source": "<b>why&"} for name in ODD]

@@ -697,7 +697,7 @@ def test_verify_finds_what_is_wrong_with_groups_lists_and_files(tmp_path, refuse
 
     assert "linked images on both sides (P1/a, P1/b)" in move("P1/b", "test", "pool")
     rewrite(out / "splits.json", lambda content: content["waiting"].append("P2/a"))
-    assert "lists an id twice or an unknown id" in refused("--verify", *words)[0]
+    assert "the id P2/a stands there twice" in refused("--verify", *words)[0]
     (out / "splits.json").write_text(original)
     table = (out / "files.csv").read_text()
     for kind in ("image", "mask"):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segmentation.analysis.grammar import without_draw
-from segmentation.common.runfiles import UserError, read_csv, read_json
+from segmentation.common.runfiles import UserError, read_csv
+from segmentation.common.schemas import State, read_checked
 from segmentation.model import metrics
 
 FIX = "delete the run's folder and run segmentation/active_learning.py again"
@@ -77,7 +78,7 @@ def read_state(path):
     """A run's state; one without rounds if the run stopped before the end of its first round."""
     if not path.exists():
         return {"rounds": [], "rounds_planned": 0}
-    state = read_json(path, fix=FIX)
+    state = read_checked(path, State, FIX)
     name = f"seed{state['seed']}"
     if path.parent.name != name:
         raise UserError(f"{path}: is of seed {state['seed']}; rename its folder to {name}")
@@ -91,7 +92,8 @@ def is_finished(state):
 
 def first_labels(run_folder, budget):
     """The first `budget` ids that a run labelled. UserError if it has not labelled as many."""
-    state = read_json(run_folder / "state.json", "run segmentation/active_learning.py")
+    fix = "run segmentation/active_learning.py"
+    state = read_checked(run_folder / "state.json", State, fix)
     ids = [entry["id"] for entry in state["labelled"]]
     if len(ids) < budget:
         raise UserError(f"{run_folder}/state.json: has {len(ids)} labels; give a smaller --budget")
@@ -129,9 +131,16 @@ def read_metrics(path):
         if not rows or name not in rows[0]:
             raise UserError(f"{path}: has no row or no column {name}; {FIX}")
     try:
-        return {row["id"]: {name: float(row[name]) for name in metrics.NAMES} for row in rows}
+        found = {row["id"]: {name: float(row[name]) for name in metrics.NAMES} for row in rows}
     except (TypeError, ValueError):
         raise UserError(f"{path}: holds a value that is not a number; {FIX}") from None
+    if len(found) < len(rows):
+        raise UserError(f"{path}: lists an image twice; {FIX}")
+    for image, row in found.items():
+        for name, value in row.items():
+            if not 0 <= value <= (float("inf") if name == "hd95" else 1) or not np.isfinite(value):
+                raise UserError(f"{path}: {name} of {image} is {value:g}, which cannot be; {FIX}")
+    return found
 
 
 def by_arm(runs, arms=None):

@@ -155,13 +155,15 @@ def write_csv(path, rows):
 
 
 def read_csv(path, fix="run the stage that writes it"):
-    """Read a CSV file as a list of dicts of strings; UserError if the file is missing."""
+    """Read a CSV file as a list of dicts of strings; UserError if that is not possible."""
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {fix}") from None
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as CSV ({error}); {fix}") from None
 
 
 def write_npz(path, **arrays):

@@ -21,9 +21,10 @@ from segmentation.common.runfiles import (
     UserError,
     atomic,
     derived_seed,
-    read_json,
     write_json,
 )
+from segmentation.common.schemas import Record, read_checked
+from segmentation.common.sources import sources_sha256
 
 
 def torch_rng(seed, *names, device="cpu"):
@@ -47,6 +48,8 @@ def load_weights(path, fix, device="cpu"):
         raise UserError(f"{path}: not found; {fix}") from None
     except Exception as error:  # torch.load can raise anything for a file of another kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # torch's advice would run what a stranger's file says
+            reason = "it holds more than tensors and plain values"
         raise UserError(f"{path}: not readable as weights ({reason}); {fix}") from None
 
 
@@ -109,6 +112,7 @@ def environment():
     cuda = torch.cuda.is_available()
     return {
         "commit": _git("rev-parse", "HEAD"),
+        "sources": sources_sha256(),
         "uncommitted_changes": None if status is None else bool(status),
         "host": platform.node(),
         "system": platform.platform(),
@@ -159,7 +163,7 @@ def check_stage(folder, args, inputs, free=()):
         "inputs": dict(sorted(inputs.items())),
     }
     path = Path(folder) / "args.json"
-    old = read_json(path, fix="delete the whole folder") if path.exists() else settings
+    old = read_checked(path, Record, "delete the whole folder") if path.exists() else settings
     for part in ("args", "inputs"):
         for name in sorted({*old.get(part, {}), *settings[part]}):
             before, now = (record.get(part, {}).get(name) for record in (old, settings))

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from segmentation.common import schemas
 from segmentation.common.runfiles import UserError, read_json, sha256_file, write_json
+from segmentation.common.schemas import read_checked
 from segmentation.data.accounting import (
     kind_of,
     read_lines,
@@ -22,14 +24,14 @@ from segmentation.data.accounting import (
     settle,
     write_lines,
 )
-from segmentation.data.datafolder import open_data
+from segmentation.data.datafolder import AGAIN, CHECKED, open_data
 from segmentation.data.ids import shown
 from segmentation.data.reading import RESIZE
 from segmentation.data.sources import Found, source_hashes
 from segmentation.data.splitting import equal_groups, linked, make_splits
 
 FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json", "files.csv"}
-AGAIN = "run preprocess.py again with --overwrite"
+FILES |= {CHECKED}
 OTHER_INPUTS = {  # entries of inputs.json beside the files
     "masks_without_image": "the masks without an image",
     "groups": "the groups of --group",
@@ -208,7 +210,7 @@ def is_done(out, plan):
         return False
     if not (out / "manifest.json").is_file():
         raise UserError(f"{out}: exists but is not a data folder; give another --out")
-    manifest = read_json(out / "manifest.json", fix="give --overwrite")
+    manifest = read_checked(out / "manifest.json", schemas.Manifest, "give --overwrite")
     fix = "give another --out, or --overwrite to replace it"
     option = first_difference(manifest["options"], plan.options)
     if option:

@@ -5,14 +5,19 @@ A data folder holds `images.npy` (uint8 N x H x W x C), `masks.npy` (uint8 N x H
 module refers to images by id; only this module turns ids into rows.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from segmentation.common.runfiles import UserError, read_json, sha256_file
+from segmentation.common import schemas
+from segmentation.common.runfiles import UserError, read_json, sha256_file, write_json
+from segmentation.common.schemas import read_checked
 
 FIX = "run preprocess.py"
+AGAIN = "run preprocess.py again with --overwrite"
+CHECKED = ".checked.json"  # sizes, times and hashes of arrays that were found to be right
 
 
 @dataclass(frozen=True)
@@ -72,17 +77,46 @@ class Data:
         return self.masks[self.rows(ids)]
 
 
+def check_arrays(folder, hashes):
+    """UserError if an array is not the one that the manifest has the hash of.
+
+    What was found to be right is kept in CHECKED, by size and time of the file, so that each is
+    read once. Where nothing can be written it is read each time.
+    """
+    path, before = folder / CHECKED, {}
+    with contextlib.suppress(UserError):
+        before = read_json(path)
+    found = {}
+    for name, expected in hashes.items():
+        stat = (folder / name).stat()
+        found[name] = [stat.st_size, stat.st_mtime_ns, expected]
+        if before.get(name) != found[name] and sha256_file(folder / name) != expected:
+            raise UserError(f"{folder / name}: has changed since it was written; {AGAIN}")
+    if any(before.get(name) != entry for name, entry in found.items()):
+        with contextlib.suppress(UserError, OSError):
+            write_json(path, found)
+
+
 def open_data(folder):
     """Open a data folder written by preprocess.py. UserError names a missing or damaged file.
 
-    Only sizes and the schema are checked; `preprocess.py --verify` also checks the contents.
+    The content of the arrays is compared with the hashes in the manifest at the first use, and
+    again when a file has another size or time. `preprocess.py --verify` always compares.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder; {FIX} --out {folder}")
-    manifest = read_json(folder / "manifest.json", fix=FIX)
-    splits = read_json(folder / "splits.json", fix=FIX)
+    manifest = read_checked(folder / "manifest.json", schemas.Manifest, AGAIN)
+    splits = read_checked(folder / "splits.json", schemas.Splits, AGAIN)
     rows = manifest["rows"]
+    known = {row["id"] for row in rows}
+    for name in ("pool", "test", "waiting", "dropped"):
+        unknown = sorted(set(splits.get(name, ())) - known)
+        if unknown:
+            raise UserError(
+                f"{folder / 'splits.json'}: {name} has {unknown[0]}, of which there is no image; "
+                f"{AGAIN}"
+            )
     shape = (len(rows), *manifest["size"])
     arrays = {}
     for name, expected in (("images", (*shape, manifest["channels"])), ("masks", shape)):
@@ -96,6 +130,7 @@ def open_data(folder):
                 f"{path}: is {arrays[name].dtype} {arrays[name].shape}, but the manifest says "
                 f"uint8 {expected}; delete {folder} and {FIX} again"
             )
+    check_arrays(folder, manifest["arrays"])
     hashes = [sha256_file(folder / name) for name in ("manifest.json", "splits.json")]
     return Data(
         folder=folder,

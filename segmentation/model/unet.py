@@ -261,10 +261,15 @@ def save_model(path, model, parts=None, **extra):
 def read_model_file(path):
     """(architecture, state dict) of a weights file. UserError if the file is not one."""
     content = read_torch(path, fix="run self_supervised/pretrain.py")
-    try:
-        return content["architecture"], content["model"]
-    except KeyError as error:
-        raise UserError(f"{path}: has no {error}; give a weights file of this project") from None
+    arch, state = content.get("architecture"), content.get("model")
+    if not isinstance(arch, dict) or not isinstance(state, dict):
+        raise UserError(f"{path}: holds no model; give a weights file of this project")
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{path}: {name} is no tensor; give a weights file of this project")
+        if not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} has values that are not finite; train it again")
+    return arch, state
 
 
 def read_extra(path):
@@ -280,23 +285,41 @@ def rebuilt(arch):
     return UNet(**arch)
 
 
+def rebuilt_from(path, arch):
+    """The same for the file `path`. UserError if there is no such network."""
+    try:
+        return rebuilt(arch)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        why = f"is of a network that is not known ({error})"
+        raise UserError(f"{path}: {why}; give a weights file of this version") from None
+
+
+def fill(model, state, path):
+    """Load a state dict. UserError if a tensor has another name or shape than the model's."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip().rstrip(".")
+        raise UserError(f"{path}: is damaged ({reason}); train it again") from None
+
+
 def load_model(path):
     """Build the whole model that `save_model` wrote, on the CPU, in evaluation mode."""
     arch, state = read_model_file(path)
-    model = rebuilt(arch)
+    model = rebuilt_from(path, arch)
     missing = sorted(set(model.state_dict()) - set(state))
     if missing:
         raise UserError(
             f"{path}: not a whole model ({missing[0]} is missing); give best.pt or weights.pt"
         )
-    model.load_state_dict(state)
+    fill(model, state, path)
     return model.eval()
 
 
 def load_encoder(path):
     """A model in evaluation mode whose encoder comes from `path` (encoder.pt or a whole model)."""
     arch, _ = read_model_file(path)
-    model = rebuilt(arch)
+    model = rebuilt_from(path, arch)
     warm_start(model, path, "encoder")
     return model.eval()
 
@@ -336,5 +359,5 @@ def warm_start(model, path, init):
             "give best.pt of the pretraining"
         )
     assert sorted(state) == loaded, f"{path}: unexpected {sorted(set(state) - set(loaded))}"
-    model.load_state_dict({**own, **state})
+    fill(model, {**own, **state}, path)
     return loaded, kept

@@ -1,0 +1,156 @@
+"""What the JSON files between the stages must hold; checked where they are read.
+
+Fields that are not named here are let through: older and newer versions have fewer or more.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from segmentation.common.runfiles import UserError, read_json
+
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+def repeated(names):
+    """The first name that occurs before, or None."""
+    seen = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
+
+
+class Content(BaseModel):
+    """The content of a file: types are not converted, so that "1" is no number."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Row(Content):
+    """An image of a data folder."""
+
+    id: Name
+    image: str
+    image_sha256: str
+    mask: str | None
+    mask_sha256: str | None
+
+
+class Manifest(Content):
+    """manifest.json of a data folder."""
+
+    rows: Annotated[list[Row], Field(min_length=1)]
+    size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    channels: Literal[1, 3]
+    synthetic: bool
+    options: dict[str, Any]
+    duplicates: list[list[str]]
+    arrays: dict[Literal["images.npy", "masks.npy"], str]
+
+    @model_validator(mode="after")
+    def rows_are_sorted(self):
+        ids = [row.id for row in self.rows]
+        if repeated(ids) is not None:
+            raise ValueError(f"the id {repeated(ids)} stands there twice")
+        if ids != sorted(ids):
+            raise ValueError("the rows are not sorted by id")
+        return self
+
+
+class Splits(Content):
+    """splits.json of a data folder: no id is in two lists."""
+
+    pool: list[Name]
+    test: list[Name]
+    dropped: list[Name]
+    waiting: list[Name] = []
+
+    @model_validator(mode="after")
+    def lists_are_disjoint(self):
+        twice = repeated([*self.pool, *self.test, *self.dropped, *self.waiting])
+        if twice is not None:
+            raise ValueError(f"the id {twice} stands there twice")
+        return self
+
+
+class Label(Content):
+    """An image that was labelled."""
+
+    id: Name
+    round: Count
+    score: float | int | None = None
+    source: str = ""
+
+
+class Round(Content):
+    """A round of active learning that is done."""
+
+    round: Count
+    labels: Annotated[int, Field(ge=1)]
+    pseudo: list[Name] = []
+    note: str = ""
+    steps: Count | None = None
+
+
+class State(Content):
+    """state.json of a run of active learning."""
+
+    seed: int
+    data: str
+    synthetic: bool
+    rounds_planned: Count
+    rounds: list[Round]
+    labelled: list[Label]
+
+    @model_validator(mode="after")
+    def rounds_follow_each_other(self):
+        twice = repeated(label.id for label in self.labelled)
+        if twice is not None:
+            raise ValueError(f"the id {twice} was labelled twice")
+        if [entry.round for entry in self.rounds] != list(range(len(self.rounds))):
+            raise ValueError("the rounds are not numbered 0, 1, 2 ...")
+        if len(self.rounds) > self.rounds_planned + 1:
+            raise ValueError(f"it has {len(self.rounds)} rounds, more than planned")
+        for entry in self.rounds:
+            count = sum(label.round <= entry.round for label in self.labelled)
+            if count != entry.labels:
+                raise ValueError(f"round {entry.round} has {entry.labels} labels, listed: {count}")
+        if any(label.round >= len(self.rounds) for label in self.labelled):
+            raise ValueError("it has labels of a round that is not done")
+        return self
+
+
+class Record(Content):
+    """args.json of a stage."""
+
+    args: dict[str, Any]
+    inputs: dict[str, str]
+
+
+class Asked(Content):
+    """A round of annotate.json: what was asked for, and what was then labelled."""
+
+    asked: list[Name]
+    labelled: list[Name] | None
+
+
+class Annotation(Content):
+    """annotate.json."""
+
+    root: str
+    seed: int
+    test: list[Name]
+    rounds: list[Asked]
+
+
+def read_checked(path, schema, fix):
+    """The content of a JSON file, a dict that fits the `schema`. UserError says what does not."""
+    content = read_json(path, fix)
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        what = first["msg"].removeprefix("Value error, ")
+        what = f"{place}: {what[:1].lower()}{what[1:]}" if place else what
+        raise UserError(f"{path}: {what}; {fix}") from None
+    return content

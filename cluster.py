@@ -213,8 +213,14 @@ def load_or_extract(path, source, data, device, args):
     if not path.exists():
         made = source.extract(Images(data, data.pool, device, args.pool_on))
         made["features"] = scaled(made["features"], source.scale)
+        if not all(np.isfinite(array).all() for array in made.values()):
+            raise UserError(f"{args.weights}: features are not finite; check weights and images")
         write_npz(path, ids=np.array(data.pool), **made, **source.origin)
     content = read_npz(path, fix="run cluster.py again")
+    missing = {"ids", "features"} - content.keys()
+    if missing or not np.isfinite(content["features"]).all():
+        why = f"has no {min(missing)}" if missing else "has values that are not finite"
+        raise UserError(f"{path}: {why}; delete it to make it again")
     for name, asked in source.origin.items():
         found = str(content.get(name))
         if found != asked:
@@ -340,6 +346,8 @@ def main():
     data = open_data(args.data)
     source = open_source(args, data)
     check_sizes(args, len(data.pool), source.dimensions)
+    if "pretext_loss" in COLD_STARTS[args.rule].reads and not source.pretext_sha256:
+        raise UserError(f"--rule {args.rule} needs --features genesis and --weights best.pt")
     inputs = {"data": data.fingerprint, "weights": source.weights_sha256}
     if source.pretext_sha256:
         inputs["whole model"] = source.pretext_sha256

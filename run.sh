@@ -147,7 +147,7 @@ tables random full random+selftrain kmeans+selftrain+imagenet random"
 : "${JOBS:=auto}"         # runs at the same time; auto: one on a GPU, one per core on a CPU
 : "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
 : "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
-export TABLES IMAGENET BACKBONE TEST_DATA RUN DATA_OUT DEVICE COMPILE SHARD
+export TABLES IMAGENET BACKBONE TEST_DATA RUN DATA_OUT DEVICE COMPILE JOBS SHARD
 # -------------------------------------------------------------------------------------------------
 
 complete() { # PYTHON REQUIREMENTS...: whether this Python has all packages listed in these files

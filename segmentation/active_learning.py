@@ -50,14 +50,17 @@ from segmentation.common.runfiles import (
     Parser,
     UserError,
     derived_seed,
+    natural,
     numpy_rng,
     positive,
     read_csv,
     read_json,
+    real,
     write_csv,
     write_json,
     write_npz,
 )
+from segmentation.common.schemas import State, read_checked
 from segmentation.common.stages import (
     begin_stage,
     check_stage,
@@ -80,7 +83,7 @@ from segmentation.model.inference import (
     per_image,
     segment,
 )
-from segmentation.model.recipes import OPTIMIZERS, OWN_MASKS, RECIPES, Recipe, steps_of
+from segmentation.model.recipes import OPTIMIZERS, OWN_MASKS, RANGES, RECIPES, Recipe, steps_of
 from segmentation.model.selftraining import own_masks
 from segmentation.model.teacher import Teacher
 from segmentation.model.unet import (
@@ -133,7 +136,7 @@ def parse_args():
     add("--weights", type=Path, help="encoder.pt or best.pt of the pretraining; for --init")
     add("--initial", default="300", help="labels in round 0: a number, or all")
     add("--per-round", type=positive, default=35, help="labels added in each later round")
-    add("--rounds", type=int, default=9, help="rounds after round 0")
+    add("--rounds", type=natural, default=9, help="rounds after round 0")
     add(
         "--budgets",
         type=positive,
@@ -142,7 +145,7 @@ def parse_args():
         help="total labels in each round; replaces the three options above",
     )
     add("--labelled", type=Path, metavar="CSV", help=LABELLED_HELP)
-    add("--suggest", type=int, default=0, metavar="N", help=SUGGEST_HELP)
+    add("--suggest", type=natural, default=0, metavar="N", help=SUGGEST_HELP)
     add(
         "--recipe",
         choices=RECIPES,
@@ -155,6 +158,7 @@ def parse_args():
             add(option, action=argparse.BooleanOptionalAction, help=given)
         else:
             kind = positive if field.type is int else field.type
+            kind = real(*RANGES[field.name]) if field.type is float else kind
             add(option, type=kind, choices=CHOICES.get(field.name), help=given)
     add(
         "--mean-teacher",
@@ -168,11 +172,12 @@ def parse_args():
     add("--width", type=positive, default=64, help="channels at full resolution")
     add_encoder_options(parser)
     add("--constancy", action="store_true", help="images as under white light, by shades of gray")
-    add("--dropout", type=float, default=0.5, help="probability, at the bottleneck")
+    add("--dropout", type=real(0, 1, (1,)), default=0.5, help="probability, at the bottleneck")
     add("--passes", type=positive, default=20, help="Monte Carlo passes of CEAL and BALD")
     for field in fields(query.CealSettings):
         option = f"--ceal-{field.name.replace('_', '-')}"
-        add(option, type=int, default=field.default, help="see segmentation/selection/query.py")
+        kind = positive if field.name == "bins" else natural
+        add(option, type=kind, default=field.default, help="see segmentation/selection/query.py")
     add("--keep-weights", action="store_true", help="keep the weights of every round")
     add("--seed", type=int, default=0, help="seed of weights, training and draws")
     add(
@@ -182,8 +187,8 @@ def parse_args():
         help="another number: another draw of the strategies, all else the same",
     )
     add("--training-masks", type=Path, metavar="DATA", help=TRAINING_MASKS_HELP)
-    add("--folds", type=int, default=0, metavar="N", help=FOLDS_HELP)
-    add("--holdout", type=int, default=0, metavar="N", help=HOLDOUT_HELP)
+    add("--folds", type=natural, default=0, metavar="N", help=FOLDS_HELP)
+    add("--holdout", type=natural, default=0, metavar="N", help=HOLDOUT_HELP)
     add("--released-scale", action="store_true", help=RELEASED_SCALE_HELP)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_options(parser)
@@ -194,6 +199,8 @@ def parse_args():
     check_encoder_options(args)
     if args.init != "none" and args.weights is None:
         raise UserError(f"--init {args.init} needs --weights, a file written by pretrain.py")
+    if args.init == "none" and args.weights is not None:
+        raise UserError("--weights needs --init, encoder or all: what to take from them")
     seeing = [name for name in (args.cold_start, args.query) if QUERIES[name].reads]
     if not seeing:
         args.clusters = None
@@ -205,14 +212,10 @@ def parse_args():
         raise UserError(f"--query {args.query} needs --heads: it compares the masks of the heads")
     if args.initial != "all" and not (args.initial.isdigit() and int(args.initial)):
         raise UserError(f"--initial {args.initial}: give a number of at least 1, or all")
-    if args.rounds < 0 or not 0 <= args.dropout < 1:
-        raise UserError("--rounds must be at least 0, and --dropout at least 0 and less than 1")
-    if not 0 <= args.labelled_share < 1 or args.encoder_rate < 0:
-        raise UserError("--labelled-share must be at least 0 and less than 1, --encoder-rate >= 0")
     if args.labelled is None and args.suggest:
         raise UserError("--suggest needs --labelled, a CSV file; without it all rounds are done")
-    if args.labelled is not None and (args.budgets or args.holdout or args.suggest < 0):
-        raise UserError("--labelled: leave out --budgets and --holdout; --suggest is 0 or more")
+    if args.labelled is not None and (args.budgets or args.holdout):
+        raise UserError("--labelled says what was labelled; leave out --budgets and --holdout")
     if args.budgets and sorted(set(args.budgets)) != args.budgets:
         raise UserError(f"--budgets {' '.join(map(str, args.budgets))}: give increasing numbers")
     return args
@@ -340,6 +343,12 @@ class Inputs:
             raise UserError(
                 f"--folds {args.folds}: give 0, or 2 to {budgets[0]}, the labels of round 0"
             )
+        for kind, ids in (("pool", pool), ("test images", test)):
+            ids = [name for name in ids if data.has_mask[name]]
+            if ids and not data.masks[data.rows(ids)].any():
+                raise UserError(
+                    f"{data.folder}: all masks of the {kind} are empty; check the mask folder"
+                )
         answers, hashes = data, {"data": data.fingerprint}
         if args.training_masks is not None:
             answers = open_data(args.training_masks)
@@ -362,9 +371,10 @@ class Inputs:
         """The content of the run's state.json, or what it is before the first round."""
         path = args.out / "state.json"
         if path.exists():
-            state = read_json(path, fix=f"delete {args.out}")
+            state = read_checked(path, State, f"delete {args.out}")
             if self.given is not None:
                 self.check_given(args, state)
+            self.check_rounds(args, state)
             return state
         return {
             "seed": args.seed,
@@ -374,6 +384,28 @@ class Inputs:
             "rounds": [],
             "labelled": [],
         }
+
+    def check_rounds(self, args, state):
+        """UserError unless the state fits the pool and the budgets, and its rounds have files."""
+        fix = f"put it back, or delete {args.out} to start again"
+        unknown = [one["id"] for one in state["labelled"] if one["id"] not in set(self.pool)]
+        if unknown:
+            raise UserError(
+                f"{args.out}/state.json: {unknown[0]} is no image of the pool with a mask; {fix}"
+            )
+        labels = [entry["labels"] for entry in state["rounds"]]
+        if labels != self.budgets[: len(labels)]:
+            raise UserError(
+                f"{args.out}/state.json: has rounds of {labels} labels, but asked for are "
+                f"{self.budgets}; {fix}"
+            )
+        rounds = [f"round_{entry['round']:02d}" for entry in state["rounds"]]
+        needed = [f"{name}/log.csv" for name in rounds]
+        needed += [f"{name}/metrics.csv" for name in rounds if self.given is None and self.test]
+        needed += [f"{name}/weights.pt" for name in rounds[-1:]]
+        for name in needed:
+            if not (args.out / name).exists():
+                raise UserError(f"{args.out / name}: is missing, but state.json has it done; {fix}")
 
     def check_given(self, args, state):
         """UserError unless --labelled goes on from the rounds of the run's `state`."""

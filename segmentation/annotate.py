@@ -95,6 +95,8 @@ def parse_args():
     add("--seed", type=int, default=0, help="seed of all draws and of the training")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args()
+    if not args.root.is_dir():
+        raise UserError(f"--root {args.root}: no such folder; give the one with the photographs")
     if args.out.resolve().is_relative_to(args.root.resolve()):
         raise UserError(f"--out {args.out}: is inside of --root; give a folder elsewhere")
     if not args.test and not args.folds:

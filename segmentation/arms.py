@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURES
+from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURES, parse
 from segmentation.analysis.plan import CALLS, STAGES, Values, calls
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError
@@ -121,7 +121,9 @@ def main():
         print(listing())
         return
     values = Values(os.environ, looks)
-    for arm in values.arms():
+    values.check()
+    baselines = {table.baseline.removesuffix("+draws") for table in values.tables()} - {"none"}
+    for arm in [*values.arms(), *map(parse, sorted(baselines))]:
         check(arm)
     steps = [step for stage in args.calls for step in STAGES.get(stage, (stage,))]
     print("\n".join(line for step in steps for line in calls(step, values)))

@@ -34,8 +34,9 @@ from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
 from segmentation.data.originals import Originals
-from segmentation.model import engine, metrics, unet
+from segmentation.model import engine, metrics
 from segmentation.model.finish import Finish, add_finish_options
+from segmentation.model.trained import load_segmenter
 
 
 def parse_args():
@@ -71,13 +72,16 @@ def main():
     claim(args.out)
     device = pick_device(args.device)
     data = open_data(args.data)
-    model = unet.load_model(args.weights)
+    model = load_segmenter(args.weights, data.images.shape[1:3])
     if model.in_channels != data.channels:
         raise UserError(
             f"{args.weights}: takes {model.in_channels} channel(s), but the images of {args.data} "
             f"have {data.channels}; give weights trained on data of this kind"
         )
     ids = labelled_ids(data, args.split)
+    if not data.masks[data.rows(ids)].any():
+        what = f"all masks of the {args.split} images are empty"
+        raise UserError(f"{data.folder}: {what}; check the mask folder")
     images, how = Images(data, ids, device), (args.batch, device, Finish.of(args))
     if args.native is None:
         rows = engine.evaluate(model, data, images, *how)

@@ -35,6 +35,7 @@ from segmentation.common.runfiles import (
     derived_seed,
     numpy_rng,
     positive,
+    real,
     write_csv,
 )
 from segmentation.common.stages import begin_stage, read_torch, torch_rng, write_torch
@@ -64,13 +65,13 @@ def parse_args():
         help="stop after this many epochs with no better validation loss",
     )
     add("--optimizer", choices=("sgd", "adam"), default="sgd", help="Adam, or SGD with momentum")
-    add("--lr", type=float, default=0.01, help="learning rate")
-    add("--momentum", type=float, default=0.9, help="of SGD")
+    add("--lr", type=real(0), default=0.01, help="learning rate")
+    add("--momentum", type=real(0, 1, (1,)), default=0.9, help="of SGD")
     add("--step", type=positive, default=40, help="epochs between reductions of --lr")
-    add("--gamma", type=float, default=0.5, help="factor of each reduction of --lr")
+    add("--gamma", type=real(0, 1, (0,)), default=0.5, help="factor of each reduction of --lr")
     add("--validation", type=float, default=0.1, help="fraction of the pool held out")
     for name, rate in vars(Rates()).items():
-        add(f"--{name}", type=float, default=rate, help=f"probability of corruption {name!r}")
+        add(f"--{name}", type=real(0, 1), default=rate, help=f"probability of corruption {name!r}")
     add_encoder_options(parser)
     add("--seed", type=int, default=0, help="seed of weights, order and corruptions")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -16,7 +16,20 @@ import torch
 
 import cluster
 import preprocess
-from segmentation import active_learning, predict, probe
+from segmentation import (
+    active_learning,
+    annotate,
+    arms,
+    choices,
+    diagnose,
+    evaluate,
+    export,
+    predict,
+    probe,
+    report,
+    schedule,
+    tables,
+)
 from segmentation.common import pictures
 from segmentation.common.door import run_script
 from self_supervised import pretrain
@@ -26,8 +39,17 @@ SCRIPTS = {
     "pretrain": pretrain.main,
     "cluster": cluster.main,
     "active_learning": active_learning.main,
+    "annotate": annotate.main,
+    "arms": arms.main,
+    "choices": choices.main,
+    "diagnose": diagnose.main,
+    "evaluate": evaluate.main,
+    "export": export.main,
     "predict": predict.main,
     "probe": probe.main,
+    "report": report.main,
+    "schedule": schedule.main,
+    "tables": tables.main,
 }
 DEVICE = "cpu"
 PRETRAIN = f"--width 4 --batch 8 --epochs 4 --optimizer adam --lr 0.003 --device {DEVICE}".split()

@@ -44,7 +44,8 @@ def run(data, weights, clusters, tmp_path_factory):
         return done[key]
 
     def words(out, arm, *options):
-        files = ["--weights", weights / "best.pt", "--clusters", clusters]
+        starts = "--init" in (*ARMS[arm], *options)
+        files = ["--weights", weights / "best.pt"] * starts + ["--clusters", clusters]
         return ["--data", data, "--out", out, *LOOP, *files, *ARMS[arm], *options]
 
     make.words = words

@@ -322,4 +322,4 @@ def test_another_rule(data, weights, tmp_path, rule):
 
 def test_a_rule_without_its_features_is_refused(data, weights, tmp_path, refused):
     files = ["--data", data, "--weights", weights / "encoder.pt", "--out", tmp_path / "run"]
-    assert "has no pretext_loss" in refused("cluster", *files, *CLUSTER, "--rule", "pt4al")
+    assert "--weights best.pt" in refused("cluster", *files, *CLUSTER, "--rule", "pt4al")

@@ -39,6 +39,19 @@ AS_THEY_ARE = (  # settings of an arm that are options of active_learning.py
 # Hyperparameters ----------------------------------------------------------------------------------
 
 
+NATURAL, NUMBER = r"\d+", r"\d+(\.\d*)?(e-?\d+)?"
+SETTINGS = {  # name -> (what it must match, in words)
+    "GRAY": ("[01]", "1 for grayscale or 0 for colour"),
+    "SEEDS": (rf"\s*{NATURAL}(\s+{NATURAL})*\s*", "numbers such as '0 1 2'"),
+    "SIZE": (r"\d+(x\d+)?", "pixels, such as 64 or 192x240"),
+    "INIT": ("none|encoder|all", "none, encoder or all"),
+    "PRE_SEED": (rf"{NATURAL}|each", "a number or each"),
+    "PRE_LR": (NUMBER, "a number such as 0.001"),
+    "LR": (f"({NUMBER})?", "a number such as 0.001, or nothing"),
+    "JOBS": (r"auto|[1-9]\d*", "auto or a number from 1 on"),
+}
+
+
 @dataclass(frozen=True)
 class Table:
     """A line of TABLES: its name, the arm that the others are compared with, its arms."""
@@ -49,7 +62,7 @@ class Table:
 
     @classmethod
     def of(cls, line):
-        name, baseline, *arms = line.split()
+        name, baseline, *arms = [*line.split(), "", ""][: max(2, len(line.split()))]
         if not arms:
             raise UserError(f"TABLES: {line.strip()!r} has no arms; give NAME BASELINE ARM...")
         arms = dict.fromkeys(parse(arm) for arm in arms)
@@ -76,6 +89,20 @@ class Values(dict):
     def __init__(self, values, looks=lambda arm: True):
         super().__init__(values)
         self.looks = looks
+
+    def check(self):
+        """UserError for a setting that is wrong whatever the scripts say, before anything runs."""
+        for name, (fits, what) in SETTINGS.items():
+            if not re.fullmatch(fits, self[name]):
+                raise UserError(f"{name}={self[name]!r}: give {what}")
+        numbers = [("BUDGETS", self["BUDGETS"])]
+        for arm in self.arms():
+            numbers.append(("OTHER_BUDGETS", self.budgets(arm)))
+        for name, text in numbers:
+            words = text.split()
+            fits = all(word.isdigit() and int(word) for word in words)
+            if not fits or sorted(set(words), key=int) != words:
+                raise UserError(f"{name}: {text.strip()!r} is no list of increasing numbers")
 
     def __missing__(self, name):
         raise UserError(f"{name} is not set; call this through run.sh, which sets it")

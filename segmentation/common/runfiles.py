@@ -9,6 +9,7 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -70,6 +71,21 @@ def cause(error, path=None):
     """An OSError as one line: the file, what is wrong, and the fix."""
     where = "" if path is None else f"{os.fsdecode(path)}: "
     return f"{where}{error.strerror or error}; {FIXES.get(error.errno, OTHER_FIX)}"
+
+
+def real(low, high=math.inf, without=()):
+    """An argparse type: a finite number from `low` to `high`, but none of those in `without`."""
+
+    def number(text):
+        value = float(text)
+        if not (math.isfinite(value) and low <= value <= high) or value in without:
+            ends = "" if high == math.inf else f" to {high:g}"
+            more = "".join(f", but not {end:g}" for end in without)
+            what = f"a number from {low:g}{ends or ' on'}{more}"
+            raise argparse.ArgumentTypeError(f"{text} does not fit; give {what}")
+        return value
+
+    return number
 
 
 # Seeds ------------------------------------------------------------------------------------------

@@ -160,6 +160,11 @@ def make_splits(records, duplicates, options, is_test):
         counts = options["pool_count"], options["test_count"]
         counts = resolve_counts(sum(has_mask.values()), *counts)
         pool, test = random_split(has_mask, duplicates, *counts, seed, groups)
+        if not pool:
+            count = options["test_count"]
+            raise UserError(
+                f"--test-count {count}: leaves no image for the pool; give a smaller one"
+            )
         rule = "shuffle of the ids of images with masks: pool first, test last; "
         rule += "identical ones together" if groups is None else "linked ones on one side"
         dropped = sorted(name for name in set(has_mask).difference(pool) if not has_mask[name])

@@ -8,10 +8,17 @@ is for an encoder that knows images already: it is not trained at all, only the 
 values were chosen, and with how many labels, is in results/NOTES.md.
 """
 
+import math
 from dataclasses import dataclass
 
 from segmentation.model.augment import LEVELS, MIXES
 
+RANGES = {  # of the settings that are real numbers: smallest, largest, ends that are not in it
+    "lr": (0, math.inf, ()),
+    "weight_decay": (0, math.inf, ()),
+    "encoder_rate": (0, math.inf, ()),
+    "labelled_share": (0, 1, (1,)),
+}
 OPTIMIZERS = ("adam", "adamw")
 OWN_MASKS = ("hard", "soft", "confident")
 

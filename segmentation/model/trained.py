@@ -80,11 +80,28 @@ def open_trained(path, size=None):
     return trained
 
 
+def load_segmenter(path, size=None):
+    """The model of a weights.pt that predicts lesions, as `load_model`.
+
+    UserError if it restores images, as those of the pretraining, or if it says that it was trained
+    on images of another `size` (H, W).
+    """
+    model, extra = load_model(path), read_extra(path)
+    if getattr(model, "out_channels", 1) != 1 or "epoch" in extra:  # the pretraining's has an epoch
+        raise UserError(f"{path}: restores images, does not find lesions; give a weights.pt")
+    trained_on = tuple(extra.get("size", size or ()))
+    if size is not None and trained_on != tuple(size):
+        (height, width), (other_height, other_width) = trained_on, size
+        raise UserError(
+            f"{path}: trained on images of {height}x{width}, not {other_height}x{other_width}; "
+            f"run preprocess.py with --size {height}x{width}"
+        )
+    return model
+
+
 def open_weights(path, size):
     """The Trained of a weights.pt and what lies beside it."""
-    model, extra = load_model(path), read_extra(path)
-    if getattr(model, "out_channels", 1) != 1:
-        raise UserError(f"{path}: restores images, does not find lesions; give a weights.pt")
+    model, extra = load_segmenter(path), read_extra(path)
     size = extra.get("size", size)
     if size is None:
         raise UserError(

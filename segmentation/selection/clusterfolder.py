@@ -29,6 +29,9 @@ def open_clusters(folder, pool, encoder=None, weights=None):
         raise UserError(
             f"{folder}/clusters.npz: made from other features than features.npz; {FIX} again"
         )
+    for name in ("ids", "features", "encoder_sha256"):
+        if name not in features:
+            raise UserError(f"{folder}/features.npz: has no {name}; {FIX} again")
     made_with = str(features["encoder_sha256"])
     if encoder is not None and made_with not in ("", encoder):
         raise UserError(

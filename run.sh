@@ -145,6 +145,7 @@ tables random full random+selftrain kmeans+selftrain+imagenet random"
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
 : "${COMPILE:=off}"       # for the pretraining: off, on (torch.compile), graphs (CUDA graphs too)
 : "${JOBS:=auto}"         # runs at the same time; auto: one on a GPU, one per core on a CPU
+: "${MIXED:=0}"          # 1: tables also of runs that different code has made
 : "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
 : "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
 export TABLES IMAGENET BACKBONE TEST_DATA RUN DATA_OUT DEVICE COMPILE JOBS SHARD
@@ -253,7 +254,9 @@ train() { # active learning, all arms and seeds
 tables() { # tables of all finished runs, and pictures of the first arm's predictions
   local partial=() step
   [ "$stages" != tables ] || partial=(--partial)
-  for step in tables choices diagnose; do
+  one_by_one choices ${partial[@]+"${partial[@]}"}
+  [ "$MIXED" != 1 ] || partial+=(--mixed)
+  for step in tables diagnose; do
     one_by_one "$step" ${partial[@]+"${partial[@]}"}
   done
   calls=$("$PYTHON" segmentation/arms.py --calls evaluate) # now that weights exist

@@ -185,6 +185,7 @@ def parse_args():
     add("--out", type=Path, required=True, help="folder to write to")
     add("--budget", type=positive, default=20, help="how many labels")
     add("--partial", action="store_true", help="leave out arms without a finished run")
+    add("--mixed", action="store_true", help="also runs that different code has made")
     return parser.parse_args()
 
 
@@ -196,7 +197,7 @@ def main():
     if len(pool) <= NEIGHBOURS:
         raise UserError(f"{args.data}: has {len(pool)} pool images with masks, too few")
     masks = data.load_masks(pool).reshape(len(pool), -1)
-    runs, notes = read_runs(args.runs, args.arms, args.partial)
+    runs, notes = read_runs(args.runs, args.arms, args.partial, args.mixed)
     groups = by_arm(runs, args.arms)
     seeds = sorted({run.seed for run in runs})
     known = feature_rows(args.clusters, seeds, pool, masks)

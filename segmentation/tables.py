@@ -23,7 +23,8 @@ With --baseline also, over the seeds and numbers of labels that an arm shares wi
 Arms NAME+draw1, NAME+draw2, ... are repeated random draws of one arm. They become two rows:
 NAME+draws, their mean, and NAME+best, for each seed the draw with the best test Dice, which no
 strategy can know. The .csv files hold plain values (0..1, HD95 in pixels), the .md files percent.
-Only finished runs count; the others are named below the table.
+Only finished runs count; the others are named below the table. Runs of different code (their
+env.json has a hash of it) are refused, unless with --mixed.
 """
 
 import shlex
@@ -81,6 +82,8 @@ def parse_args():
     parser.add_argument("--bound", help=help)
     help = "leave out arms and a baseline without finished runs, and say so"
     parser.add_argument("--partial", action="store_true", help=help)
+    help = "put runs into one table although different code has made them"
+    parser.add_argument("--mixed", action="store_true", help=help)
     return parser.parse_args()
 
 
@@ -125,7 +128,7 @@ def main():
     args = parse_args()
     out = args.out or args.runs.parent / "tables"
     claim(out)
-    runs, notes = read_runs(args.runs, args.arms, args.partial)
+    runs, notes = read_runs(args.runs, args.arms, args.partial, args.mixed)
     groups, left_out = combine_draws(by_arm(runs, args.arms))
     notes += left_out
     legend = grammar.legend(arm.split(" ")[0] for arm in groups)

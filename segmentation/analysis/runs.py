@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segmentation.analysis.grammar import without_draw
-from segmentation.common.runfiles import UserError, read_csv
+from segmentation.common.runfiles import UserError, read_csv, read_json
 from segmentation.common.schemas import State, read_checked
 from segmentation.model import metrics
 
@@ -30,12 +30,12 @@ class Run:
         return self.dice[:, [self.labels.index(labels) for labels in budgets]]
 
 
-def read_runs(folder, arms=None, partial=False):
+def read_runs(folder, arms=None, partial=False, mixed=False):
     """The finished runs under `folder`, and notes on the others.
 
     `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError if no
-    run is finished, if two runs have different data, or, unless `partial`, if an arm of `arms` has
-    no run.
+    run is finished, if two runs have different data, unless `partial` if an arm of `arms` has no
+    run, and unless `mixed` if runs were made by different code.
     """
     states, missing = read_states(folder, arms, partial)
     done = [pair for pair in states if is_finished(pair[1])]
@@ -48,6 +48,12 @@ def read_runs(folder, arms=None, partial=False):
                 f"{other}/state.json: is of other data than {run_folder}; "
                 "keep runs on different data in different --runs folders"
             )
+    codes = by_code(run_folder for run_folder, _ in done)
+    if len(codes) > 1 and not mixed:
+        raise UserError(
+            f"{folder}: its runs were made by different code ({listed_codes(codes)}); make them "
+            "again by one, or give --mixed (run.sh: MIXED=1) to have them in one table all the same"
+        )
     test_ids = set(read_metrics(metrics_path(run_folder, state["rounds"][0])))
     unfinished = [
         f"{run_folder.parent.name}/{run_folder.name} ({len(state['rounds'])})"
@@ -55,9 +61,32 @@ def read_runs(folder, arms=None, partial=False):
         if not is_finished(state)
     ]
     notes = [f"No run yet: {', '.join(missing)}."] if missing else []
+    if len(codes) > 1:
+        notes.append(f"**Runs of different code:** {listed_codes(codes)}.")
     if unfinished:
         notes.append(f"Left out, unfinished (rounds done): {', '.join(unfinished)}.")
     return [read_run(*pair, test_ids) for pair in done], notes
+
+
+def by_code(run_folders):
+    """Runs by the hash of the code that made them: "" or hash -> names (ARM/seedS).
+
+    Runs from before there was such a hash have "".
+    """
+    found = {}
+    for run_folder in run_folders:
+        path = run_folder / "env.json"
+        code = read_json(path, FIX).get("sources", "") if path.exists() else ""
+        found.setdefault(code, []).append(f"{run_folder.parent.name}/{run_folder.name}")
+    return found
+
+
+def listed_codes(codes):
+    """`abc1234: 3 runs, such as saal/seed0; ...`"""
+    return "; ".join(
+        f"{code[:7] or 'not recorded'}: {len(names)} runs, such as {names[0]}"
+        for code, names in codes.items()
+    )
 
 
 def read_states(folder, arms, partial):

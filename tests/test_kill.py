@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import kill_harness
 import pytest
 from conftest import LOOP, PRETRAIN
 
@@ -126,3 +127,10 @@ def test_active_learning(loop_words, tmp_path):
         log = f"round_{number:02d}/log.csv"
         assert without_seconds(whole / log) == without_seconds(killed / log)
     assert no_leftovers(whole) == no_leftovers(killed)
+
+
+@pytest.mark.slow
+def test_a_few_random_moments(tmp_path):
+    """python tests/kill_harness.py --moments 100 is the same with more of them."""
+    told = []
+    assert kill_harness.run(6, 3, tmp_path, told.append) == 0, told

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 10  # seconds to leave in
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 IMAGES = 60
+LEFT_OUT = {"inputs.json", "last.pt", "env.json"}  # times of files and epochs; the checkout
 
 
 def stages(base):
@@ -77,7 +78,7 @@ def content(folder):
             data = b"\n".join(line.rpartition(b",")[0] for line in data.splitlines())
         if path.suffix == ".json":
             data = data.replace(str(folder).encode(), b"").replace(folder.name.encode(), b"")
-        if path.name in ("inputs.json", "last.pt"):  # times of files, times of epochs
+        if path.name in LEFT_OUT:
             continue
         found[str(name)] = data
     return found

@@ -11,8 +11,6 @@ import torch
 from conftest import LOOP, call
 from helpers_data import hash_again
 
-from segmentation import active_learning
-from segmentation.active_learning import fold_parts
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import read_csv, read_npz, sha256_file, write_json, write_npz
 from segmentation.data.datafolder import open_data
@@ -20,6 +18,8 @@ from segmentation.data.images import load_tensor
 from segmentation.model import engine, inference, metrics
 from segmentation.model.selftraining import own_masks
 from segmentation.model.unet import UNet, load_model, save_model
+from segmentation.rounds import learner
+from segmentation.rounds.learner import fold_parts
 from segmentation.selection import query
 
 ARMS = {
@@ -635,13 +635,13 @@ def test_the_steps_of_a_round_are_known_before(data, tmp_path, monkeypatch, more
     """What the estimate of the time begins with is what the round then makes."""
     paces = []
 
-    class Watched(active_learning.Pace):
+    class Watched(learner.Pace):
         def __init__(self, *args):
             super().__init__(*args)
             self.planned = self.left
             paces.append(self)
 
-    monkeypatch.setattr(active_learning, "Pace", Watched)
+    monkeypatch.setattr(learner, "Pace", Watched)
     words = [*LOOP, "--recipe", "strong", "--min-steps", 7, "--epochs", 1, *more]
     call("active_learning", "--data", data, "--out", tmp_path / "run", *words)
     assert len(paces) == 3

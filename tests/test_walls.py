@@ -1,4 +1,4 @@
-"""Imports point one way: common <- data <- model <- {selection, analysis} <- scripts."""
+"""Imports point one way: common <- data <- model <- {selection <- rounds, analysis} <- scripts."""
 
 import ast
 import subprocess
@@ -14,6 +14,12 @@ SEES = {  # room -> the rooms that it may import from, beside itself
     "segmentation/model": {"segmentation/common", "segmentation/data"},
     "segmentation/selection": {"segmentation/common", "segmentation/data", "segmentation/model"},
     "segmentation/analysis": {"segmentation/common", "segmentation/data", "segmentation/model"},
+    "segmentation/rounds": {
+        "segmentation/common",
+        "segmentation/data",
+        "segmentation/model",
+        "segmentation/selection",
+    },
     "self_supervised": {
         "segmentation/common",
         "segmentation/data",

@@ -15,6 +15,7 @@ COMPUTES = (
     "segmentation/data/*.py",
     "segmentation/model/*.py",
     "segmentation/selection/*.py",
+    "segmentation/rounds/*.py",
 )
 
 

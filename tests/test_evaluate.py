@@ -53,15 +53,16 @@ def run_main(monkeypatch, weights, data, out, *more):
 
 def test_files(weights, data, tmp_path, monkeypatch, capsys, figures):
     out = tmp_path / "out"
-    monkeypatch.setattr(evaluate.engine, "segment", lambda _, images, *__: mid_grey(images))
+    monkeypatch.setattr(evaluate.engine, "lesion_probabilities", grey_probabilities)
     run_main(monkeypatch, weights, data, out, "--batch", "4")
     with open(out / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     opened = open_data(data)
     ids = opened.test[:-1]
     expected = metrics.per_image(mid_grey(load_tensor(opened, ids)), opened.load_masks(ids))
-    assert list(rows[0]) == ["id", *metrics.NAMES]
+    assert list(rows[0]) == ["id", *metrics.NAMES, "confidence"]
     assert [row.pop("id") for row in rows] == ids
+    assert [float(row.pop("confidence")) for row in rows] == [1] * 9  # of probabilities 0 and 1
     assert [{name: float(value) for name, value in row.items()} for row in rows] == expected
     summary = json.loads((out / "summary.json").read_text())
     assert summary["mean"] == metrics.mean(expected)
@@ -84,6 +85,11 @@ def test_files(weights, data, tmp_path, monkeypatch, capsys, figures):
 def mid_grey(images):
     """A stand-in for the network: pixels above the middle are lesion; uint8 N x H x W."""
     return (images[:, 0] > 127).to(torch.uint8).numpy()
+
+
+def grey_probabilities(_, images, *__, views=False):
+    """The same as probabilities, float32."""
+    return mid_grey(images).astype(np.float32)
 
 
 def test_batch_does_not_matter(weights, data, tmp_path, monkeypatch):

@@ -21,10 +21,10 @@ from segmentation.data.drafts import KINDS
 from segmentation.data.formats import drawings
 from segmentation.data.ids import id_of
 from segmentation.data.images import Images
-from segmentation.model import engine
+from segmentation.model import engine, metrics
 from segmentation.model.confidence import calibrate, confidence, describe, likeness
 from segmentation.model.finish import Finish, clean, largest_region
-from segmentation.model.inference import image_features, mean_over_views
+from segmentation.model.inference import image_features, mean_over_views, segment
 from segmentation.model.trained import open_trained
 from segmentation.model.unet import UNet, load_model, read_extra, save_model
 
@@ -517,15 +517,19 @@ def test_drafts_hold_the_masks(photos, tmp_path, capsys):
 
 @pytest.mark.parametrize("finish", [Finish(), Finish(views=True, largest=True)])
 def test_confidence_comes_with_the_same_metrics(data, finish):
-    """Beside the metrics of engine.evaluate, from the same predictions."""
+    """Beside the metrics, from the same predictions as those of segment."""
     opened, model = open_data(data), network(0, channels=1)
     images = Images(opened, opened.test, "cpu")
-    plain = engine.evaluate(model, opened, images, 4, "cpu", finish)
-    rows = engine.evaluate_with_confidence(model, opened, images, 4, "cpu", finish)
+    masks = segment(model, images[:], 4, "cpu", finish)
+    plain = metrics.per_image(masks, opened.load_masks(opened.test))
+    rows = engine.evaluate(model, opened, images, 4, "cpu", finish)
     assert [list(row)[-1] for row in rows] == ["confidence"] * len(opened.test)
     x = torch.from_numpy(opened.load_images(opened.test)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         p = (mean_over_views(model, x) if finish.views else model(x)[:, 0].sigmoid()).numpy()
     for row, one in zip(rows, clean(p) if finish.largest else p, strict=True):
         assert row["confidence"] == pytest.approx(confidence(one, one > 0.5), abs=1e-4)
-    assert [{k: v for k, v in row.items() if k != "confidence"} for row in rows] == plain
+    assert [row["id"] for row in rows] == opened.test
+    assert [
+        {k: v for k, v in row.items() if k not in ("id", "confidence")} for row in rows
+    ] == plain

@@ -15,7 +15,7 @@ from segmentation.model.augment import draw, mixed
 from segmentation.model.confidence import confidence
 from segmentation.model.encoders import folded
 from segmentation.model.finish import PLAIN, clean, largest_region
-from segmentation.model.inference import batches, enlarged, lesion_probabilities, segment
+from segmentation.model.inference import batches, enlarged, lesion_probabilities
 from segmentation.model.losses import deep_supervision_loss
 
 
@@ -168,18 +168,11 @@ def take_steps(
 
 
 def evaluate(model, data, images, batch, device, finish=PLAIN):
-    """Metrics of each image in `images`, an images.Images of `data`: list of dicts, `id` first."""
-    rows = []
-    for part in batches(len(images), 16 * batch):
-        predicted = segment(model, images[part], batch, device, finish)
-        ids = images.ids[part]
-        scores = metrics.per_image(predicted, data.load_masks(ids))
-        rows += [{"id": name, **row} for name, row in zip(ids, scores, strict=True)]
-    return rows
+    """Metrics of each image in `images`, an images.Images of `data`: list of dicts, `id` first.
 
-
-def evaluate_with_confidence(model, data, images, batch, device, finish=PLAIN):
-    """The same with `confidence` last: that of each predicted mask, which is seen without truth."""
+    `confidence` is last: that of the predicted mask, which is seen without the truth. It has four
+    decimals; further ones would depend on the batch.
+    """
     rows = []
     for part in batches(len(images), 16 * batch):
         given = images[part], batch, Precision(torch.device(device))
@@ -188,12 +181,12 @@ def evaluate_with_confidence(model, data, images, batch, device, finish=PLAIN):
         predicted, ids = p > 0.5, images.ids[part]
         scores = metrics.per_image(predicted, data.load_masks(ids))
         for name, row, *pair in zip(ids, scores, p, predicted, strict=True):
-            rows.append({"id": name, **row, "confidence": confidence(*pair)})
+            rows.append({"id": name, **row, "confidence": round(confidence(*pair), 4)})
     return rows
 
 
 def evaluate_at_original_size(model, images, mask_of, batch, device, finish=PLAIN):
-    """The same at the size of the original images, as the ISIC challenge measures.
+    """Metrics at the size of the original images, as the ISIC challenge measures.
 
     The lesion probabilities are enlarged bilinearly and thresholded at 0.5. `mask_of` is a function
     of an id: bool H x W, the original mask. HD95 is then in pixels of the original.

@@ -222,4 +222,4 @@ class Learner:
     def measure(self, model, data, images):
         """The rows of metrics.csv of some images of `data`."""
         how = self.args.batch, self.precision.device, Finish.of(self.args)
-        return engine.evaluate_with_confidence(model, data, images, *how)
+        return engine.evaluate(model, data, images, *how)

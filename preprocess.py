@@ -50,7 +50,7 @@ from pathlib import Path
 from segmentation.common.door import run_script
 from segmentation.common.lock import claim
 from segmentation.common.runfiles import Parser, UserError, natural, positive, read_json
-from segmentation.data.accounting import add_note, counts, read_lines, refuse
+from segmentation.data.accounting import add_note, counts, noted_masks, read_lines, refuse
 from segmentation.data.building import Plan, build, check_replaceable, is_done, verify
 from segmentation.data.datafolder import open_data
 from segmentation.data.download import ISIC_URL, download
@@ -190,6 +190,8 @@ def report(out):
     like = [line.id for line in lines if MASK_LIKE in line.notes]
     if like:
         print(f"  images named like masks; if they are, move them to a folder masks/: {few(like)}")
+    for note, files in noted_masks(lines).items():
+        print(f'  masks noted "{note}": {few(files)}')
     if lines:
         print(f"  files: {counts(lines)}; each with its reasons in {out / 'files.csv'}")
     if manifest["synthetic"]:

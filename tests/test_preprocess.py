@@ -960,3 +960,16 @@ def test_test_root_is_both_test_folders(tmp_path):
     one, two = ({**manifest_of(tmp_path / out), "name": ""} for out in ("one", "two"))
     assert one == two and splits_of(tmp_path / "one") == splits_of(tmp_path / "two")
     assert splits_of(tmp_path / "one")["test"] == ["A020", "A021", "A022"]
+
+
+def test_masks_that_look_wrong_are_named(tmp_path, capsys):
+    (tmp_path / "raw" / "images").mkdir(parents=True)
+    (tmp_path / "raw" / "masks").mkdir()
+    disc = np.hypot(*np.mgrid[-20:20, -20:20]) < 10
+    for name, mask in {"a": disc, "b": ~disc, "c": disc & False, "d": disc & False}.items():
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "raw" / "images" / f"{name}.png")
+        Image.fromarray(mask).save(tmp_path / "raw" / "masks" / f"{name}.png")
+    make("--root", tmp_path / "raw", "--size", 32, "--out", tmp_path / "data")
+    text = capsys.readouterr().out
+    assert 'masks noted "is empty: no lesion": 2 (masks/c.png, masks/d.png)' in text
+    assert 'masks noted "looks inverted' in text and "1 (masks/b.png)" in text

@@ -108,6 +108,15 @@ def refresh(path, lines):
         write_lines(path, now)
 
 
+def noted_masks(lines):
+    """Note -> files of the masks that have it, such as that a mask is empty; most files first."""
+    found = {}
+    for line in lines:
+        for note in line.notes.split("; ") if line.outcome == "mask" and line.notes else ():
+            found.setdefault(note, []).append(line.file)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
 def counts(lines):
     """The numbers of files by outcome and, of the skipped ones, by kind, as text."""
     number = Counter(line.outcome for line in lines)

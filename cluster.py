@@ -27,6 +27,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":
+    from segmentation.common.door import leave_at_once
+
+    leave_at_once()  # while modules are imported
+
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE

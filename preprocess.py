@@ -47,11 +47,16 @@ import re
 import warnings
 from pathlib import Path
 
+if __name__ == "__main__":
+    from segmentation.common.door import leave_at_once
+
+    leave_at_once()  # while modules are imported
+
 from segmentation.common.door import run_script
 from segmentation.common.lock import claim
 from segmentation.common.runfiles import Parser, UserError, natural, positive, read_json
 from segmentation.data.accounting import add_note, counts, noted_masks, read_lines, refuse
-from segmentation.data.building import Plan, build, check_replaceable, is_done, verify
+from segmentation.data.building import Plan, build, check_replaceable, is_done, put_back, verify
 from segmentation.data.datafolder import open_data
 from segmentation.data.download import ISIC_URL, download
 from segmentation.data.lists import (
@@ -318,6 +323,7 @@ def is_current(out, plan):
 
 def preprocess(args):
     """Make the data folder `args.out`, unless it is complete already."""
+    put_back(args.out)
     plan = make_plan(args)
     sources = plan.found.sources
     if not args.test_images and not args.test_list:

@@ -19,6 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from segmentation.common.door import leave_at_once
+
+    leave_at_once()  # while modules are imported
+
 from segmentation.analysis.cases import draw_cases
 from segmentation.common.door import run_script
 from segmentation.common.lock import claim

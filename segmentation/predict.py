@@ -46,6 +46,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from segmentation.common.door import leave_at_once
+
+    leave_at_once()  # while modules are imported
+
 import numpy as np
 import torch
 from PIL import Image

@@ -18,6 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from segmentation.common.door import leave_at_once
+
+    leave_at_once()  # while modules are imported
+
 from segmentation.analysis.estimates import dice_text, mean_dice
 from segmentation.analysis.events import check_events, write_events
 from segmentation.analysis.page import element, page, paragraph

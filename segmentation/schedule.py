@@ -23,6 +23,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from segmentation.common.door import leave_at_once
+
+    leave_at_once()  # while modules are imported
+
 from segmentation.common.door import Stopped, end, run_script
 from segmentation.common.runfiles import Parser, UserError, positive
 

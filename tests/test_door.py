@@ -152,6 +152,47 @@ def test_a_second_signal_leaves_at_once():
     assert process.returncode == -signal.SIGINT and time.monotonic() - started < 5
 
 
+@pytest.mark.slow
+def test_a_long_call_of_a_library_is_not_waited_for():
+    process = stub("__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 10**9)")
+    time.sleep(1)  # it is in there
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and time.monotonic() - started < 10
+    assert err == "stopped by Ctrl-C; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_modules_are_imported(number, code):
+    code_of = f"""import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from segmentation.common.door import leave_at_once
+leave_at_once()
+print("ready", flush=True)
+time.sleep(60)"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code_of], **pipes)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert err.startswith("stopped by") and err.count("\n") == 1
+
+
+def test_every_script_leaves_at_once_while_it_loads():
+    """Each has the call before its imports; torch alone takes seconds."""
+    scripts = [p for p in ROOT.glob("**/*.py") if "run_script(main)" in p.read_text()]
+    scripts = [p for p in scripts if p.relative_to(ROOT).parts[0] not in ("tests", "benchmarks")]
+    scripts = [p for p in scripts if p.relative_to(ROOT).parts[0] not in ("results", ".venv")]
+    assert len(scripts) >= 15
+    for path in scripts:
+        text = path.read_text()
+        assert "leave_at_once()" in text, path
+        for slow in ("\nimport numpy", "\nimport torch", "\nfrom segmentation."):
+            assert text.index("leave_at_once()\n") < (text + slow).index(slow), path
+
+
 def test_what_is_ignored_stays_ignored():
     code = STUB.format(root=str(ROOT), body="time.sleep(1)", tidy="pass")
     words = ["bash", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable, code]
@@ -169,7 +210,8 @@ def alive(number):
         return False
 
 
-def test_a_child_ends_first():
+@pytest.mark.parametrize("_", range(3))  # it may come while the child is being started
+def test_a_child_ends_first(_):
     process = stub("call(['bash', '-c', 'echo $$; exec sleep 60'])", tidy="pass")
     child = int(process.stdout.readline())
     assert alive(child)

@@ -973,3 +973,14 @@ def test_masks_that_look_wrong_are_named(tmp_path, capsys):
     text = capsys.readouterr().out
     assert 'masks noted "is empty: no lesion": 2 (masks/c.png, masks/d.png)' in text
     assert 'masks noted "looks inverted' in text and "1 (masks/b.png)" in text
+
+
+def test_a_folder_that_was_being_replaced_gets_its_name_again(tmp_path, capsys):
+    """As after SIGKILL between the two renamings."""
+    words = ["--demo", 6, "--size", 32, "--out", tmp_path / "d"]
+    make(*words)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "d").glob("*.npy")}
+    (tmp_path / "d").rename(tmp_path / ".d.old")
+    make(*words)
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "d").glob("*.npy")}
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

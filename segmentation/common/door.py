@@ -7,14 +7,16 @@ mistake in the code can cause stays a traceback.
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 from segmentation.common import lock
 from segmentation.common.runfiles import UserError, cause
 
-GRACE = 8  # seconds that a child has to leave in, before it is killed
+GRACE = 7  # seconds that a child has to leave in, before it is killed
 
 
 class Stopped(BaseException):
@@ -41,8 +43,7 @@ def run_script(main):
     except UserError as error:
         leave(2, f"error: {error}")
     except Stopped as stop:
-        name = "Ctrl-C" if stop.number == signal.SIGINT else "SIGTERM"
-        leave(128 + stop.number, f"stopped by {name}; the same command goes on from here")
+        leave(128 + stop.number, said(stop.number))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -68,28 +69,87 @@ def leave(code, line):
     sys.exit(code)
 
 
+def leave_at_once():
+    """Until `run_script`, while modules are imported, a signal ends the process with its line."""
+
+    def now(number, frame):
+        print(said(number), file=sys.stderr)
+        os._exit(128 + number)
+
+    for number in heeded():
+        signal.signal(number, now)
+
+
+def said(number):
+    """The line about a signal."""
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    return f"stopped by {name}; the same command goes on from here"
+
+
+def heeded():
+    """Ctrl-C and SIGTERM, but for those that are ignored, as of nohup and background jobs."""
+    return [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+
+
+_held = []  # a list for each `held_back`: numbers of signals that came meanwhile
+
+
 @contextlib.contextmanager
 def signals():
     """Within it, the first Ctrl-C or SIGTERM raises Stopped, and a second ends the process.
 
-    What is ignored stays ignored (nohup, background jobs). Not in a thread: they get no signals.
+    Python raises only between two of its instructions. A thread therefore watches, and ends the
+    process if it has not left GRACE + 1 seconds after the signal, in a long call of a library, say.
+    Not in a thread: they get no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    numbers = heeded()
 
     def stop(number, frame):
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
+        if _held:
+            _held[-1].append(number)
+            return
         raise Stopped(number)
 
+    def watch():
+        with contextlib.suppress(OSError):
+            number = next(iter(reader.recv(1)), 0)
+            reader.settimeout(GRACE + 1)
+            with contextlib.suppress(TimeoutError):
+                while reader.recv(1):
+                    pass
+                return  # it has left
+            print(said(number), file=sys.stderr, flush=True)
+            os._exit(128 + number)
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        writer.close()
+
+
+@contextlib.contextmanager
+def held_back():
+    """A Stopped that comes within it is raised at its end."""
+    _held.append([])
+    try:
+        yield
+    finally:
+        late = _held.pop()
+    if late:
+        raise Stopped(late[0])
 
 
 def end(children):
@@ -97,9 +157,10 @@ def end(children):
     for child in children:
         with contextlib.suppress(OSError):
             child.terminate()
+    deadline = time.monotonic() + GRACE
     for child in children:
         try:
-            child.wait(GRACE)
+            child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
@@ -107,9 +168,11 @@ def end(children):
 
 def call(words, **options):
     """Run a command and wait for it: its exit code. If this process is stopped, it ends first."""
-    child = subprocess.Popen(words, **options)
+    children = []
     try:
-        return child.wait()
+        with held_back():  # a child that has started is never lost
+            children.append(subprocess.Popen(words, **options))
+        return children[0].wait()
     except BaseException:
-        end([child])
+        end(children)
         raise

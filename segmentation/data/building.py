@@ -138,12 +138,23 @@ def fill(folder, name, plan, prepared, count):
     write_json(folder / "manifest.json", manifest)
 
 
+def aside(out, state):
+    """The hidden folder beside `out` that is being filled (partial) or replaced (old)."""
+    return out.with_name(f".{out.name}.{state}")
+
+
+def put_back(out):
+    """Give a data folder its name again if a call was killed while it replaced the folder."""
+    if aside(out, "old").exists() and not out.exists():
+        aside(out, "old").rename(out)
+
+
 def build(out, *content):
     """Fill a temporary folder beside `out` and rename it to `out` once complete.
 
     What an interrupted call has left there is removed. An existing `out` is replaced.
     """
-    temporary, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
+    temporary, old = aside(out, "partial"), aside(out, "old")
     for folder in (temporary, old):
         shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -4,8 +4,8 @@
 
 Each moment is drawn over the time that the stage takes without interruption, and so is the signal:
 SIGKILL, SIGTERM or SIGINT (Ctrl-C). A stage is interrupted up to three times before it may finish.
-SIGTERM and SIGINT have to end it within ten seconds, with 143 or 130 and one line (there is none yet
-in the first tenths of a second, while Python starts). Then all files must have the bytes of an
+SIGTERM and SIGINT have to end it within ten seconds, with 143 or 130 and one line (there is none
+yet in the first tenths of a second, while Python starts). Then all files must have the bytes of an
 undisturbed run's, but for times in logs. Prints a line per moment, and exits with 1 if one has
 failed.
 """

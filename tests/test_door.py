@@ -1,7 +1,9 @@
 """The door of the scripts: one line and an exit code for what the outside world can cause."""
 
+import ctypes
 import errno
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -208,6 +210,20 @@ def alive(number):
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="knows the system call of x86-64")
+def test_a_signal_that_another_thread_gets_wakes_the_main_thread():
+    body = """import threading
+        for other in [threading.Thread(target=time.sleep, args=[60], daemon=True)]:
+            other.start()
+            print(other.native_id, flush=True)
+            threading.Event().wait()"""
+    process = stub(body)
+    thread = int(process.stdout.readline())
+    ctypes.CDLL(None).syscall(234, process.pid, thread, signal.SIGTERM)  # tgkill, on x86-64
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 143 and out == "tidied\n" and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("_", range(3))  # it may come while the child is being started

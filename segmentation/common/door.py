@@ -105,9 +105,10 @@ def signals():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = heeded()
+    numbers, seen = heeded(), threading.Event()
 
     def stop(number, frame):
+        seen.set()
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
         if _held:
@@ -118,6 +119,8 @@ def signals():
     def watch():
         with contextlib.suppress(OSError):
             number = next(iter(reader.recv(1)), 0)
+            if number and not seen.wait(0.5):  # another thread got it, and the main one sleeps
+                signal.pthread_kill(threading.main_thread().ident, number)
             reader.settimeout(GRACE + 1)
             with contextlib.suppress(TimeoutError):
                 while reader.recv(1):

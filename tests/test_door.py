@@ -221,6 +221,7 @@ def test_a_signal_that_another_thread_gets_wakes_the_main_thread():
             threading.Event().wait()"""
     process = stub(body)
     thread = int(process.stdout.readline())
+    time.sleep(0.5)  # it waits
     ctypes.CDLL(None).syscall(234, process.pid, thread, signal.SIGTERM)  # tgkill, on x86-64
     out, err = process.communicate(timeout=10)
     assert process.returncode == 143 and out == "tidied\n" and err.count("\n") == 1

@@ -26,6 +26,7 @@ DRIVER = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch
+from segmentation.common.door import run_script
 from self_supervised import pretrain
 
 if "OWN_STATISTICS" not in os.environ:

@@ -6,6 +6,7 @@ torchrun gives each process its rank in environment variables. The processes exc
 NCCL on CUDA devices and through gloo on CPUs.
 """
 
+import gc
 import os
 
 import torch
@@ -27,6 +28,8 @@ class Processes:
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(self.device)
+        from torch import _dynamo  # noqa: F401, keeps a group that is there when it is imported
+
         distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
     @property
@@ -45,8 +48,13 @@ class Processes:
             distributed.barrier()
 
     def leave(self):
-        """Leave the group: nothing is shared afterwards."""
+        """Leave the group and end its threads: nothing is shared afterwards.
+
+        A thread that is left may drop a tensor while Python shuts down, which aborts the process:
+        https://github.com/pytorch/pytorch/issues/190489.
+        """
         if self.count > 1:
+            gc.collect()  # a wrapped model keeps the group, and is in a cycle
             distributed.destroy_process_group()
 
     def share(self, items):

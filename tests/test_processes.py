@@ -38,6 +38,14 @@ def stop_before(forward, optimizer, scaler, images, epoch, *rest):
         os._exit(9)
     return train_epoch(forward, optimizer, scaler, images, epoch, *rest)
 
+def leave_none(self):
+    before = len(os.listdir("/proc/self/task"))
+    leave(self)
+    assert self.count == 1 or len(os.listdir("/proc/self/task")) < before, "threads are left"
+
+leave = pretrain.Processes.leave
+if os.path.isdir("/proc/self/task"):
+    pretrain.Processes.leave = leave_none
 pretrain.train_epoch = stop_before
 run_script(pretrain.main)
 """

@@ -51,6 +51,7 @@ from segmentation.common.lock import claim
 from segmentation.common.runfiles import (
     Parser,
     UserError,
+    atomic,
     natural,
     positive,
     read_csv,
@@ -231,8 +232,8 @@ def cluster(args, data, number):
     if pool_of(out) != data.pool:
         (out / "features.npz").unlink(missing_ok=True)
         if pool_of(before) == data.pool:  # the same pool has the same features
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copy(before / "features.npz", out)
+            with atomic(out / "features.npz") as temporary:
+                shutil.copyfile(before / "features.npz", temporary)
     words = ["--data", data.folder, "--out", out, *FEATURES, "--k", min(10, len(data.pool))]
     call("cluster.py", *words, "--budget", 1, "--seed", args.seed, quiet=True)
     return out

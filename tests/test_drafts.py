@@ -132,6 +132,15 @@ def test_cvat(tmp_path):
                     assert np.array_equal(mask, MASKS[Path(name).name])
 
 
+def test_cvat_gives_the_same_bytes_at_any_time(tmp_path, monkeypatch):
+    drafts.write_cvat(tmp_path / "now.zip", iter(DRAFTS))
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    drafts.write_cvat(tmp_path / "later.zip", iter(DRAFTS))
+    assert (tmp_path / "now.zip").read_bytes() == (tmp_path / "later.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "now.zip") as archive:
+        assert all(entry.external_attr >> 16 & 0o444 == 0o444 for entry in archive.infolist())
+
+
 def test_images_without_drafts(tmp_path):
     images = [Draft(f"ä b/{i}#1+2.jpg", (30, 40 + i)) for i in range(3)]
     drafts.write_coco(tmp_path / "coco.json", images)

@@ -237,16 +237,22 @@ def brush_result(mask):
 def write_cvat(path, drafts):
     """Write a zip archive for "Upload annotations" of a task with the label `lesion`.
 
-    All images must be in the task. UserError as in `stems`.
+    All images must be in the task. The same drafts give the same bytes. UserError as in `stems`.
     """
     names = []
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr("labelmap.txt", LABELMAP)
+
+        def add(name, content):
+            entry = zipfile.ZipInfo(name)  # dated 1980, not now
+            entry.external_attr = 0o644 << 16  # may be read once it is unpacked
+            archive.writestr(entry, content)
+
+        add("labelmap.txt", LABELMAP)
         for stem, draft in stems(drafts, path):
             names.append(stem)
             for folder, colour in COLOURS.items():
-                archive.writestr(f"{folder}/{stem}.png", png(draft.mask, colour))
-        archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{n}\n" for n in names))
+                add(f"{folder}/{stem}.png", png(draft.mask, colour))
+        add("ImageSets/Segmentation/default.txt", "".join(f"{n}\n" for n in names))
 
 
 def png(mask, colour):

@@ -67,6 +67,7 @@ from segmentation.data.lists import (
     read_groups,
     read_test_list,
 )
+from segmentation.data.photos import DAMAGED
 from segmentation.data.reading import (
     in_order,
     prepare_demo,
@@ -195,6 +196,9 @@ def report(out):
     like = [line.id for line in lines if MASK_LIKE in line.notes]
     if like:
         print(f"  images named like masks; if they are, move them to a folder masks/: {few(like)}")
+    damaged = [line.file for line in lines if DAMAGED in line.notes]
+    if damaged:
+        print(f"  images whose JPEG data are damaged; look at them: {few(damaged)}")
     for note, files in noted_masks(lines).items():
         print(f'  masks noted "{note}": {few(files)}')
     if lines:

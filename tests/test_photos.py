@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from segmentation.common.runfiles import UserError
-from segmentation.data.photos import load, read_photo
+from segmentation.data.photos import DAMAGED, load, read_photo
 from tests.helpers_preprocess import picture
 
 QUARTER = Image.Exif()
@@ -79,6 +79,37 @@ def test_mpo_of_a_camera_is_its_first_picture(tmp_path):
     photo = read_photo(tmp_path / "a.jpg")
     assert photo.notes == ("one of 2 pictures in its file",)
     assert np.abs(np.asarray(photo.picture).astype(int) - smooth()).mean() < 6
+
+
+SORTS = {
+    "plain": ("RGB", {}),
+    "gray": ("L", {}),
+    "of print": ("CMYK", {}),
+    "progressive": ("RGB", {"progressive": True}),
+    "with restarts": ("RGB", {"restart_marker_rows": 1}),
+    "fine": ("RGB", {"quality": 100, "subsampling": 0}),
+}
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_jpegs_with_other_bytes_inside_are_noted(tmp_path, sort):
+    mode, options = SORTS[sort]
+    path, rng = tmp_path / "a.jpg", np.random.default_rng(0)
+    noise = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).convert(mode).save(path, **options)
+    whole, found, refused = path.read_bytes(), 0, 0
+    assert read_photo(path).notes == ()
+    path.write_bytes(whole + b"after the end")  # as some cameras write
+    assert read_photo(path).notes == ()
+    places = rng.integers(len(whole) // 4, len(whole) - 300, 25)
+    for place in places.tolist():
+        path.write_bytes(whole[:place] + rng.bytes(200) + whole[place + 200 :])
+        try:
+            found += read_photo(path).notes == (DAMAGED,)
+        except UserError as error:
+            assert "not readable" in str(error)
+            refused += 1
+    assert found and found + refused >= 23
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.heic"])

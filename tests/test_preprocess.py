@@ -20,6 +20,7 @@ from segmentation.common import lock
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import UserError, sha256_file
 from segmentation.data import building, download, reading, splitting, synthetic
+from segmentation.data.accounting import read_lines
 from segmentation.data.datafolder import open_data
 from segmentation.data.masks import read_mask
 from segmentation.data.photos import read_photo
@@ -973,6 +974,21 @@ def test_masks_that_look_wrong_are_named(tmp_path, capsys):
     text = capsys.readouterr().out
     assert 'masks noted "is empty: no lesion": 2 (masks/c.png, masks/d.png)' in text
     assert 'masks noted "looks inverted' in text and "1 (masks/b.png)" in text
+
+
+def test_images_whose_bytes_are_damaged_are_named(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (tmp_path / "raw").mkdir()
+    for name in "ab":
+        Image.fromarray(noise).save(tmp_path / "raw" / f"{name}.jpg")
+    path = tmp_path / "raw" / "b.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1500] + rng.bytes(200) + whole[1700:])
+    make("--root", tmp_path / "raw", "--size", 32, "--out", tmp_path / "data")
+    assert "damaged; look at them: 1 (images/b.jpg)" in capsys.readouterr().out
+    notes = {line.file: line.notes for line in read_lines(tmp_path / "data" / "files.csv")}
+    assert "JPEG" in notes["images/b.jpg"] and "JPEG" not in notes["images/a.jpg"]
 
 
 def test_a_folder_that_was_being_replaced_gets_its_name_again(tmp_path, capsys):

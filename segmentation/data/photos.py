@@ -5,10 +5,13 @@ import hashlib
 import io
 from typing import NamedTuple
 
+import simplejpeg
 from PIL import Image, ImageOps
 
 from segmentation.common.runfiles import UserError
 from segmentation.data.ids import shown
+
+DAMAGED = "its JPEG data are damaged, so that a part may look wrong"
 
 
 class Photo(NamedTuple):
@@ -52,6 +55,19 @@ def frame_note(picture):
     return f"one of {count} pictures in its file" if count > 1 else ""
 
 
+def is_damaged_jpeg(content):
+    """Whether libjpeg warns of what it skips or makes up in a JPEG file; Pillow does not tell.
+
+    `content` is the file as bytes. What this decoder does not know is not taken for damage.
+    """
+    eighth = {"min_height": 1, "min_width": 1, "min_factor": 8}  # the quickest
+    try:
+        simplejpeg.decode_jpeg(content, "GRAY", strict=True, **eighth)
+    except ValueError as error:
+        return "color conversion" not in str(error)
+    return False
+
+
 def why_unreadable(error, content):
     """The reason, as text, why Pillow raised `error` for a file of these bytes."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -89,6 +105,8 @@ def load(path):
         ) from None
     if turn in range(2, 9):
         notes.append("turned as its EXIF data say")
+    if picture.format in ("JPEG", "MPO") and is_damaged_jpeg(content):
+        notes.append(DAMAGED)
     if picture.format == "HEIF" and picture.info.get("bit_depth", 8) > 8:
         notes.append(f"its {picture.info['bit_depth']} bits per channel read as 8")
     return Photo(picture, hashlib.sha256(content).hexdigest(), tuple(filter(None, notes)), bits)

@@ -27,6 +27,8 @@ are the folders below the image folder, or those of a table with the columns ima
 tested group, images without a mask are in neither set. --test-list names the test images once and
 for all (ids, one per line, or the splits.json of another data folder). Those without a mask are
 listed in splits.json as `waiting`, and images identical to one, or of its group, as `dropped`.
+--link-copies searches for copies of one photograph, cut or coloured otherwise
+(segmentation/data/copies.py), and treats them as identical.
 
 The output folder contains `images.npy` (uint8 N x H x W x C, C = 1 with --gray), `masks.npy` (uint8
 N x H x W in {0,1}, all zeros for an image without a mask), `manifest.json`, `splits.json`,
@@ -162,6 +164,8 @@ def report(out):
         print(
             f"  of these, with different masks: {few(manifest['duplicates_with_different_masks'])}"
         )
+    if options.get("link_copies"):
+        print(f"  copies of one photograph: {few(manifest['copies'])}")
     grouped = options.get("group")
     if grouped:
         groups = {row["group"] for row in manifest["rows"] if "group" in row}
@@ -173,6 +177,7 @@ def report(out):
             print(f"  images in the table of groups but not in the folder: {few(unknown, 20)}")
     if splits["dropped"]:
         why = "identical to a test image" + (" or of its group" if grouped else "")
+        why += " or a copy of it" if options.get("link_copies") else ""
         print(f"  left out of the pool, {why}: {few(splits['dropped'])}")
     if splits.get("waiting"):
         print(f"  test images without a mask, in no set yet: {few(splits['waiting'])}")
@@ -245,6 +250,8 @@ def parse(argv):
     add("--test-count", type=natural, help="images in the test set (default: one in five)")
     help = "keep each group on one side of the split: folder, or a .csv with columns image,group"
     add("--group", metavar="folder|FILE", help=help)
+    help = "find copies of one photograph, cut or coloured otherwise; keep them on one side too"
+    add("--link-copies", action="store_true", help=help)
     help = "file with the ids of the test images (instead of a random split)"
     add("--test-list", type=Path, metavar="FILE", help=help)
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")
@@ -274,8 +281,8 @@ def parse(argv):
         wrong = "--test-images needs --root or --images"
     elif args.test_images and given & {"pool_count", "test_count"}:
         wrong = "--test-images sets the split; leave out --pool-count and --test-count"
-    elif args.demo and given & {"group", "test_list", "skip_bad"}:
-        wrong = "--group, --test-list and --skip-bad cannot be combined with --demo"
+    elif args.demo and given & {"group", "link_copies", "test_list", "skip_bad"}:
+        wrong = "--group, --link-copies, --test-list and --skip-bad cannot be combined with --demo"
     elif args.test_list and given & {"test_images", "pool_count", "test_count"}:
         wrong = "--test-list sets the split; leave out --test-images, --pool-count, --test-count"
     elif args.verify and args.demo:
@@ -300,6 +307,7 @@ def make_plan(args):
         "official_test": args.test_images is not None,
         "demo": args.demo,
         **({"released_masks": True} if args.released_masks else {}),
+        **({"link_copies": True} if args.link_copies else {}),
     }
     found = Found([], [], [], []) if args.demo else find_sources(args)
     given, more, test = {}, {}, set()

@@ -139,6 +139,7 @@ tables random full random+selftrain kmeans+selftrain+imagenet random"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm
 : "${IMAGENET:=package}"  # its weights: a file, imagenet (downloaded by timm), package (of the above)
+: "${LINK_COPIES:=0}"    # 1: copies of a photograph, in other colours say, on one side of the split
 : "${TEST_DATA:=}"        # a folder with images and masks to test on; then DATA is not split
 : "${RUN:=runs/$PRESET}"  # folder for all output except the arrays
 : "${DATA_OUT:=}"         # folder for the arrays; empty: named after DATA and SIZE, as data/demo-64gray
@@ -148,7 +149,7 @@ tables random full random+selftrain kmeans+selftrain+imagenet random"
 : "${MIXED:=0}"          # 1: tables also of runs that different code has made
 : "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
 : "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
-export TABLES IMAGENET BACKBONE TEST_DATA RUN DATA_OUT DEVICE COMPILE JOBS SHARD
+export TABLES IMAGENET BACKBONE LINK_COPIES TEST_DATA RUN DATA_OUT DEVICE COMPILE JOBS SHARD
 # -------------------------------------------------------------------------------------------------
 
 complete() { # PYTHON REQUIREMENTS...: whether this Python has all packages listed in these files

@@ -200,6 +200,7 @@ def prepare(args, state):
     """Read photographs and masks into OUT/data; the images for measuring stay what they are."""
     out = args.out / "data"
     words = ["--root", args.root, "--out", out, "--size", args.size, "--no-gray", "--update"]
+    words += ["--link-copies"]  # of an image that is for measuring
     words += ["--group", args.group] if args.group else []
     words += ["--skip-bad"] if args.skip_bad else []
     if state["test"]:

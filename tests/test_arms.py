@@ -165,6 +165,10 @@ def test_calls_of_the_paper():
         "data data preprocess.py --out data/isic-256gray --size 256 --seed 0 --gray "
         "--root /images/isic"
     )
+    (linked,) = calls("data", Values({**values, "LINK_COPIES": "1"}))
+    assert linked == data.replace("256gray ", "256gray-linked ").replace(
+        "--gray ", "--gray --link-copies "
+    )
     (pretrain,) = calls("pretrain", values)
     assert pretrain == (
         "pretrain pretrain self_supervised/pretrain.py --data data/isic-256gray --width 64 "

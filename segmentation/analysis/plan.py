@@ -42,6 +42,7 @@ AS_THEY_ARE = (  # settings of an arm that are options of active_learning.py
 NATURAL, NUMBER = r"\d+", r"\d+(\.\d*)?(e-?\d+)?"
 SETTINGS = {  # name -> (what it must match, in words)
     "GRAY": ("[01]", "1 for grayscale or 0 for colour"),
+    "LINK_COPIES": ("[01]", "1 to keep copies of a photograph on one side of the split, or 0"),
     "SEEDS": (rf"\s*{NATURAL}(\s+{NATURAL})*\s*", "numbers such as '0 1 2'"),
     "SIZE": (r"\d+(x\d+)?", "pixels, such as 64 or 192x240"),
     "INIT": ("none|encoder|all", "none, encoder or all"),
@@ -124,7 +125,8 @@ class Values(dict):
         if self["DATA_OUT"]:
             return self["DATA_OUT"]
         name = os.path.basename(os.path.abspath(self["DATA"]))
-        return f"data/{name}-{self['SIZE']}{'gray' if self['GRAY'] == '1' else 'colour'}"
+        colours = "gray" if self["GRAY"] == "1" else "colour"
+        return f"data/{name}-{self['SIZE']}{colours}{'-linked' * int(self['LINK_COPIES'])}"
 
     def folder(self, stage, seed):
         """Where the pretraining or a clustering lies that this seed uses."""
@@ -210,6 +212,7 @@ def data_calls(values):
     out, arms = values.data_out(), values.arms()
     more = values.options(size="SIZE", seed="SPLIT_SEED")
     more.append("--gray" if values["GRAY"] == "1" else "--no-gray")
+    more += ["--link-copies"] * int(values["LINK_COPIES"])
     more += values.given(pool_count="POOL_COUNT", test_count="TEST_COUNT", test_root="TEST_DATA")
     if values["DATA"] == "demo":
         more += values.options(demo="DEMO_IMAGES")

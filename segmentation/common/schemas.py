@@ -44,6 +44,7 @@ class Manifest(Content):
     synthetic: bool
     options: dict[str, Any]
     duplicates: list[list[str]]
+    copies: list[list[str]] = []
     arrays: dict[Literal["images.npy", "masks.npy"], str]
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ for an image without a mask), `manifest.json`, `splits.json`, `inputs.json` (siz
 time of each input file) and `files.csv` (what became of every file; not with --demo).
 """
 
+import itertools
 import math
 import os
 import shutil
@@ -24,11 +25,13 @@ from segmentation.data.accounting import (
     settle,
     write_lines,
 )
+from segmentation.data.copies import find_copies
 from segmentation.data.datafolder import AGAIN, CHECKED, open_data
 from segmentation.data.ids import shown
+from segmentation.data.photos import read_photo
 from segmentation.data.reading import RESIZE
 from segmentation.data.sources import Found, source_hashes
-from segmentation.data.splitting import equal_groups, linked, make_splits
+from segmentation.data.splitting import equal_groups, linked, make_splits, merge
 
 FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json", "files.csv"}
 FILES |= {CHECKED}
@@ -111,6 +114,7 @@ def fill(folder, name, plan, prepared, count):
     lines = settle(found.lines, [note for item in items for note in item.notes], problems)
     records = [row.record for row in rows]
     duplicates = equal_groups([record["id"] for record in records], [row.pixels for row in rows])
+    copies = copies_of(folder, records, duplicates, found) if options.get("link_copies") else []
     mask_of = {row.record["id"]: row.mask_pixels for row in rows}
     differing = [group for group in duplicates if len({mask_of[i] for i in group} - {None}) > 1]
     skipped = [
@@ -127,15 +131,30 @@ def fill(folder, name, plan, prepared, count):
         "rows": records,
         "duplicates": duplicates,
         "duplicates_with_different_masks": differing,
+        **({"copies": copies} if options.get("link_copies") else {}),
         "masks_without_image": inputs["masks_without_image"],
         **plan.more,
         **({"skipped": skipped} if skipped else {}),
         "arrays": {file: sha256_file(folder / file) for file in ("images.npy", "masks.npy")},
     }
-    write_json(folder / "splits.json", make_splits(records, duplicates, options, plan.is_test))
+    same = merge(duplicates, copies)
+    write_json(folder / "splits.json", make_splits(records, same, options, plan.is_test))
     write_json(folder / "inputs.json", inputs)
     write_lines(folder / "files.csv", lines)
     write_json(folder / "manifest.json", manifest)
+
+
+def copies_of(folder, records, duplicates, found):
+    """Pairs of ids of copies.find_copies, without those of one group of `duplicates`."""
+    path = {source.id: source.image for source in found.sources}
+    ids, images = [record["id"] for record in records], np.load(folder / "images.npy", "r")
+    known = {frozenset(pair) for group in duplicates for pair in itertools.combinations(group, 2)}
+
+    def gray_of(place):
+        return np.asarray(read_photo(path[ids[place]]).picture.convert("L"))
+
+    pairs = ([ids[i], ids[j]] for i, j in find_copies(images, gray_of))
+    return [pair for pair in pairs if frozenset(pair) not in known]
 
 
 def aside(out, state):

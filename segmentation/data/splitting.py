@@ -1,7 +1,7 @@
 """The split of the images into pool and test set: made once, stored by id, and only read later.
 
-Images that are linked, because their pixels are identical or because they are of one group (such as
-a patient), are never on both sides.
+Images that are linked, because their pixels are identical, because they are copies of each other
+(--link-copies) or because they are of one group (such as a patient), are never on both sides.
 """
 
 import itertools
@@ -132,15 +132,17 @@ def group_of(records, options):
 
 
 def linked(manifest):
-    """Groups of ids that must stay on one side: of equal pixels or of one group, united."""
+    """Groups of ids that must stay on one side: equal pixels, copies, or one group, united."""
     member = group_of(manifest["rows"], manifest["options"])
-    return merge(manifest["duplicates"], equal_groups(member, member.values()))
+    equal = manifest["duplicates"], manifest.get("copies", ())
+    return merge(*equal, equal_groups(member, member.values()))
 
 
 def make_splits(records, duplicates, options, is_test):
     """Content of splits.json: the ids of pool and test set, and the rule of the split.
 
-    `records` are the rows of the manifest, `is_test` maps id -> bool where the test set is given.
+    `records` are the rows of the manifest, `duplicates` groups of ids of one picture, copies
+    included; `is_test` maps id -> bool where the test set is given.
     """
     groups = None
     if options.get("group"):
@@ -166,7 +168,10 @@ def make_splits(records, duplicates, options, is_test):
                 f"--test-count {count}: leaves no image for the pool; give a smaller one"
             )
         rule = "shuffle of the ids of images with masks: pool first, test last; "
-        rule += "identical ones together" if groups is None else "linked ones on one side"
+        alike = (
+            "linked ones on one side" if options.get("link_copies") else "identical ones together"
+        )
+        rule += alike if groups is None else "linked ones on one side"
         dropped = sorted(name for name in set(has_mask).difference(pool) if not has_mask[name])
         waiting = []
     splits = {"seed": seed, "rule": rule, "pool": pool, "test": test, "dropped": dropped}

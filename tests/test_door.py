@@ -182,6 +182,14 @@ time.sleep(60)"""
     assert err.startswith("stopped by") and err.count("\n") == 1
 
 
+def test_nothing_is_left_open():
+    """Python warns of sockets and files that are not closed, if it is asked to."""
+    code = STUB.format(root=str(ROOT), body="pass", tidy="pass")
+    words = [sys.executable, "-W", "error", "-c", code + "time.sleep(0.3)"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_script_leaves_at_once_while_it_loads():
     """Each has the call before its imports; torch alone takes seconds."""
     rooms = (ROOT, ROOT / "self_supervised", ROOT / "segmentation")

@@ -132,7 +132,8 @@ def signals():
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -140,7 +141,9 @@ def signals():
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(descriptor)
-        writer.close()
+        writer.close()  # which ends the watcher
+        watcher.join()
+        reader.close()
 
 
 @contextlib.contextmanager

@@ -55,7 +55,6 @@ from segmentation.common.runfiles import (
     natural,
     positive,
     read_csv,
-    read_json,
     read_npz,
     write_csv,
     write_json,
@@ -68,7 +67,7 @@ from segmentation.data.drafts import KINDS, Draft, write_coco, write_label_studi
 from segmentation.data.images import Images
 from segmentation.data.originals import Originals
 from segmentation.data.request import write_request
-from segmentation.data.splitting import linked, random_split
+from segmentation.data.splitting import random_split
 from segmentation.model.inference import segment
 from segmentation.model.unet import load_model
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
@@ -221,8 +220,7 @@ def draw_measuring(args, data):
             "measuring; give a smaller --test, or --test 0 --folds 5"
         )
     everything = dict.fromkeys(data.ids, True)
-    units = linked(read_json(data.folder / "manifest.json"))
-    return random_split(everything, units, None, args.test, args.seed)[1]
+    return random_split(everything, data.linked, None, args.test, args.seed)[1]
 
 
 def cluster(args, data, number):

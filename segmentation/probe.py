@@ -44,7 +44,6 @@ from segmentation.common.runfiles import (
     numpy_rng,
     positive,
     read_csv,
-    read_json,
     read_npz,
     write_csv,
     write_npz,
@@ -53,7 +52,7 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import begin_stage, pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
-from segmentation.data.splitting import linked, random_split
+from segmentation.data.splitting import random_split
 from segmentation.model import probe
 from segmentation.model.encoders import add_encoder_options, check_encoder_options
 from segmentation.model.unet import build, encoder_sha256
@@ -101,8 +100,7 @@ def parse_args():
 
 def split_of(data, number):
     """Positions (pool, test) of split `number`, int64 each; a fifth is for testing."""
-    units = linked(read_json(data.folder / "manifest.json"))
-    pool, test = random_split(data.has_mask, units, None, len(data.ids) // 5, number)
+    pool, test = random_split(data.has_mask, data.linked, None, len(data.ids) // 5, number)
     return data.rows(pool), data.rows(test)
 
 

@@ -46,6 +46,7 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import begin_stage, read_torch, torch_rng, write_torch
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images, load_tensor
+from segmentation.data.splitting import take, units_of
 from segmentation.model.encoders import add_encoder_options, check_encoder_options
 from segmentation.model.engine import check_finite
 from segmentation.model.inference import batches
@@ -88,19 +89,22 @@ def parse_args():
     return args
 
 
-def split_validation(pool, fraction, seed):
-    """Pool ids -> (training ids, validation ids), a seeded draw of at least one of each."""
+def split_validation(pool, linked, fraction, seed):
+    """Pool ids -> (training ids, validation ids), a seeded draw of at least one of each.
+
+    Linked images, such as those of one patient, are on one side, unless all of the pool are linked.
+    """
     if len(pool) < 2:
         raise UserError(
             "the pool has fewer than 2 images, too few for training and validation; add images"
         )
     count = min(max(1, round(fraction * len(pool))), len(pool) - 1)
     order = numpy_rng(seed, "pretrain", "validation").permutation(len(pool))
-    held = set(order[:count].tolist())
-    return (
-        [name for row, name in enumerate(pool) if row not in held],
-        [name for row, name in enumerate(pool) if row in held],
-    )
+    units = units_of([pool[row] for row in order], linked)
+    if len(units) == 1:
+        units = [(name,) for name in units[0]]
+    held = set().union(*(take(units, count) or [min(units, key=len)]))
+    return [name for name in pool if name not in held], [name for name in pool if name in held]
 
 
 def restore(model, images):
@@ -212,7 +216,7 @@ def pretrain(args, processes, precision):
     if (args.out / "encoder.pt").exists():
         say(f"{args.out}: finished already")
         return
-    train_ids, held_ids = split_validation(data.pool, args.validation, args.seed)
+    train_ids, held_ids = split_validation(data.pool, data.linked, args.validation, args.seed)
     several = f" ({processes.count} processes)" if processes.count > 1 else ""
     say(
         f"pretraining on {len(train_ids)} images{data.note}, validating on {len(held_ids)}, "

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import call
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from segmentation.analysis.page_data import data_overview
 from segmentation.common.runfiles import read_json
 from segmentation.data.copies import alike, find_copies, points_of, shared_points
 from segmentation.data.datafolder import open_data
@@ -136,6 +138,16 @@ def test_copies_of_given_test_images_leave_the_pool(tmp_path, capsys):
     )
     assert open_data(tmp_path / "data").test == ["a02", "a05"]
     assert "b02" not in open_data(tmp_path / "data").pool
+
+
+def test_the_page_tells_the_copies(tmp_path):
+    root, out = folder(tmp_path, range(2)), tmp_path / "data"
+    for words, told in (([], False), (["--link-copies"], True)):
+        call("preprocess", "--root", root, "--size", 32, "--out", out, "--overwrite", *words)
+        manifest, splits = (read_json(out / f"{name}.json") for name in ("manifest", "splits"))
+        run = SimpleNamespace(manifest=manifest, splits=splits, files=[], data_folder=out)
+        text = "".join(str(part) for part in data_overview(run))
+        assert ("2 groups of 4: a00 = b00; a01 = b01" in text) == told
 
 
 def test_the_option_belongs_to_the_data_folder(tmp_path, refused):

@@ -50,11 +50,11 @@ def test_output_goes_through_one_sigmoid_and_can_reach_black_and_white(weights):
 
 def test_validation_is_a_part_of_the_pool_and_the_test_images_are_never_read(data):
     opened = open_data(data)
-    train, held = pretrain.split_validation(opened.pool, 0.1, 0)
+    train, held = pretrain.split_validation(opened.pool, opened.linked, 0.1, 0)
     assert sorted(train + held) == opened.pool and len(held) == 5
     assert not set(opened.test) & set(train + held)
-    assert pretrain.split_validation(opened.pool, 0.1, 0) == (train, held)
-    assert pretrain.split_validation(opened.pool, 0.1, 1) != (train, held)
+    assert pretrain.split_validation(opened.pool, opened.linked, 0.1, 0) == (train, held)
+    assert pretrain.split_validation(opened.pool, opened.linked, 0.1, 1) != (train, held)
 
 
 def test_early_stopping(data, tmp_path, capsys):
@@ -194,3 +194,20 @@ def test_the_defaults_are_the_papers(data):
         "inpaint": 0.2,
     }
     assert {name: args[name] for name in paper} == paper
+
+
+def test_images_of_one_patient_are_on_one_side_of_the_validation():
+    pool = [f"{number:02d}" for number in range(30)]
+    patients = [pool[start : start + 3] for start in range(0, 30, 3)]
+    halves = []
+    for seed in range(20):
+        train, held = pretrain.split_validation(pool, patients, 0.2, seed)
+        assert sorted(train + held) == pool and len(held) == 6
+        assert all(set(group) <= set(train) or set(group) <= set(held) for group in patients)
+        halves.append(held)
+    assert len({tuple(held) for held in halves}) > 10
+    # one of two large groups, although a tenth was asked for; and of one group, images at random
+    train, held = pretrain.split_validation(pool, [pool[:10], pool[10:]], 0.1, 0)
+    assert held == pool[:10]
+    train, held = pretrain.split_validation(pool, [pool], 0.1, 0)
+    assert len(held) == 3 and len(train) == 27

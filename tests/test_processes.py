@@ -165,7 +165,7 @@ def test_all_validate_the_model_that_is_written(data, run):
     model.load_state_dict(saved["model"])
     with command_line("pretrain", "--data", data, "--out", "x", *OPTIONS, *options):
         args = pretrain.parse_args()
-    _, held = pretrain.split_validation(opened.pool, args.validation, args.seed)
+    _, held = pretrain.split_validation(opened.pool, opened.linked, args.validation, args.seed)
     images = Images(opened, held, "cpu")
     found = pretrain.validate(model, images, args, Processes("cpu"))
     row = saved["rows"][-1]

@@ -31,7 +31,9 @@ def data_overview(run):
     facts.append(["size here", f"{width} × {height} pixels, {kind}"])
     facts += original_sizes(rows)
     identical = run.manifest.get("duplicates") or []
-    facts.append(["identical images", identical_text(identical)])
+    facts.append(["identical images", alike_text(identical)])
+    if "copies" in run.manifest:
+        facts.append(["copies, cut or in other colours", alike_text(run.manifest["copies"])])
     for key, name in (
         ("duplicates_with_different_masks", "identical images with different masks"),
         ("masks_without_image", "masks without an image"),
@@ -60,8 +62,8 @@ def original_sizes(rows):
     return [["size of the files", words]]
 
 
-def identical_text(groups):
-    """`none`, or how many images look alike, pixel by pixel."""
+def alike_text(groups):
+    """`none`, or how many groups of images are of one photograph, and the first of them."""
     if not groups:
         return "none"
     listed = "; ".join(" = ".join(group) for group in groups[:3])

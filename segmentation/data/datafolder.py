@@ -14,6 +14,7 @@ import numpy as np
 from segmentation.common import schemas
 from segmentation.common.runfiles import UserError, read_json, sha256_file, write_json
 from segmentation.common.schemas import read_checked
+from segmentation.data.splitting import linked
 
 FIX = "run preprocess.py"
 AGAIN = "run preprocess.py again with --overwrite"
@@ -33,6 +34,7 @@ class Data:
     test: list  # ids, sorted
     synthetic: bool  # made by --demo
     fingerprint: str  # hash of manifest and splits
+    linked: list  # groups of ids that stay together (splitting.linked)
     waiting: list = field(default_factory=list)  # ids of test images without a mask yet
 
     @property
@@ -140,6 +142,7 @@ def open_data(folder):
         test=splits["test"],
         waiting=splits.get("waiting", []),
         synthetic=manifest["synthetic"],
+        linked=linked(manifest),
         fingerprint="-".join(value[:16] for value in hashes),
         **arrays,
     )

@@ -34,6 +34,17 @@ def merge(*relations):
     return equal_groups(names, [root(name) for name in names])
 
 
+def units_of(ids, linked):
+    """`ids` as disjoint tuples, in the order of their first ids: one for each of the groups of
+    `linked` that has some of them, and one for each id in none.
+    """
+    unit_of = {name: place for place, group in enumerate(linked) for name in group}
+    members = defaultdict(list)
+    for name in ids:
+        members[unit_of.get(name, name)].append(name)
+    return [tuple(names) for names in members.values()]
+
+
 def resolve_counts(labelled, pool_count, test_count):
     """Numbers of labelled images in the pool (None: all that remain) and in the test set.
 

@@ -9,10 +9,9 @@ from tqdm import tqdm
 
 from segmentation.common.pace import Pace
 from segmentation.common.precision import Precision
-from segmentation.common.runfiles import derived_seed, numpy_rng, read_json
+from segmentation.common.runfiles import derived_seed, numpy_rng
 from segmentation.common.stages import pick_device, read_torch, torch_rng, write_torch
 from segmentation.data.images import Images
-from segmentation.data.splitting import linked
 from segmentation.model import crf, engine, frozen
 from segmentation.model.finish import Finish
 from segmentation.model.inference import lesion_probabilities, segment
@@ -152,8 +151,7 @@ class Learner:
         """
         args, rows = self.args, []
         order = numpy_rng(args.seed, "round", number, "folds").permutation(len(ids))
-        units = linked(read_json(self.data.folder / "manifest.json"))
-        parts = fold_parts([ids[place] for place in order], units, args.folds)
+        parts = fold_parts([ids[place] for place in order], self.data.linked, args.folds)
         if len(parts) < 2:
             print(f"round {number}: no cross-validation, as all labelled images are of one group")
             return rows

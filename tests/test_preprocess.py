@@ -1,7 +1,9 @@
 """preprocess.py: every rule of reading, resizing, splitting, writing, verifying, downloading."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -728,6 +730,7 @@ def test_verify_finds_changed_sources(made, bad):
 # Downloading ------------------------------------------------------------------------------------
 
 DATA, TRUTH_FOLDER = download.ISIC_FOLDERS
+PLACED = sorted([DATA, TRUTH_FOLDER, download.RECORD])
 
 
 def official_archives(count=6, masks=None, extra=()):
@@ -753,7 +756,7 @@ def test_download_and_preprocess(tmp_path, capsys):
     root = tmp_path / "isic"
     with serve(official_archives()) as server:
         get(server, root, "--out", tmp_path / "d", "--size", 32, "--test-count", 0)
-        assert sorted(path.name for path in root.iterdir()) == sorted([DATA, TRUTH_FOLDER])
+        assert sorted(path.name for path in root.iterdir()) == PLACED
         assert len(open_data(tmp_path / "d").ids) == 6
         asked = len(server.requests)
         get(server, root)
@@ -775,7 +778,7 @@ def test_download_resumes(tmp_path, bad, capsys, ranges, tags):
         assert server.requests[1][1] == "bytes=400-"
         assert bool(server.requests[1][2]) == tags
     assert len(list((root / DATA).iterdir())) == 12
-    assert sorted(path.name for path in root.iterdir()) == sorted([DATA, TRUTH_FOLDER])
+    assert sorted(path.name for path in root.iterdir()) == PLACED
 
 
 def test_download_of_a_file_that_changed_meanwhile_starts_over(tmp_path, bad):
@@ -845,6 +848,25 @@ def test_damaged_archive_is_fetched_anew(tmp_path, bad):
         server.files = files
         get(server, root)
     assert (root / DATA).is_dir()
+
+
+def test_another_archive_than_the_first_is_refused(tmp_path, bad):
+    root, files = tmp_path / "isic", official_archives()
+    with serve(files) as server:
+        get(server, root)
+        lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in files]
+        assert (root / download.RECORD).read_text() == "".join(lines)
+        shutil.rmtree(root / DATA)
+        get(server, root)  # the same again
+        shutil.rmtree(root / DATA)
+        words = ["--download", "--root", root, "--url", server.url, "--expect"]
+        server.files = official_archives(7)
+        line = bad(*words, 7, names=f"{DATA}.zip")
+        assert download.RECORD in line and lines[0][:64] in line
+        assert not (root / DATA).exists() and (root / TRUTH_FOLDER).exists()
+        (root / download.RECORD).unlink()
+        make(*words, 7)
+    assert len(list((root / TRUTH_FOLDER).iterdir())) == 7
 
 
 def test_server_errors(tmp_path, bad):

@@ -12,11 +12,12 @@ from pathlib import PurePosixPath
 
 from tqdm import tqdm
 
-from segmentation.common.runfiles import UserError
+from segmentation.common.runfiles import UserError, sha256_file, write_text
 from segmentation.data.sources import picture_files
 
 ISIC_URL = "https://isic-challenge-data.s3.amazonaws.com/2017"
 ISIC_FOLDERS = ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth")
+RECORD = "archives.sha256"  # ISIC publishes no hashes: those of the first download, as by sha256sum
 
 
 def fetch(url, path):
@@ -105,12 +106,32 @@ def unpack(archive, folder):
         raise UserError(f"{archive}: damaged ({error}), now deleted; run again") from None
 
 
+def check_hashes(archives, record):
+    """The lines for `record`, with the SHA-256 of each archive: a text.
+
+    UserError if `record`, of an earlier download, has another for one of them.
+    """
+    lines = record.read_text().splitlines() if record.exists() else []
+    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = {archive.name: sha256_file(archive) for archive in archives}
+    for archive in archives:
+        digest = found[archive.name]
+        if known.get(archive.name, digest) != digest:
+            raise UserError(
+                f"{archive}: its SHA-256 is {digest}, not that of the first download, "
+                f"{known[archive.name]}; delete {record} if the source has changed it on purpose, "
+                "else the archive, and run again"
+            )
+    return "".join(f"{digest}  {name}\n" for name, digest in found.items())
+
+
 def download(url, root, expect):
     """Download the official ISIC 2017 training folders into `root`, each with `expect` pictures.
 
     Both archives are downloaded, unpacked into temporary folders and counted before anything is put
-    in place; then the archives are deleted. UserError: network failure, damaged or malicious
-    archive, or a wrong number of files.
+    in place; then the archives are deleted, and archives.sha256 keeps their hashes, which those of
+    a later download have to equal. UserError: network failure, an archive that is damaged,
+    malicious or another one than before, or a wrong number of files.
     """
     places = [root / name for name in ISIC_FOLDERS]
     if all(place.is_dir() and len(picture_files(place)) == expect for place in places):
@@ -135,9 +156,11 @@ def download(url, root, expect):
                     f"{archive}: holds {count} pictures, not {expect}; "
                     "delete it and run again, or give this number as --expect if it is right"
                 )
+        hashes = check_hashes(archives, root / RECORD)
         for source, place in zip(unpacked, places, strict=True):
             shutil.rmtree(place, ignore_errors=True)
             source.rename(place)
+        write_text(root / RECORD, hashes)
     finally:
         for aside in asides:
             shutil.rmtree(aside, ignore_errors=True)

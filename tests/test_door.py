@@ -253,6 +253,16 @@ def test_a_reader_that_has_seen_enough():
     assert (done.stdout, done.stderr, done.returncode) == ("ready\n", "", 141)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to write to")
+@pytest.mark.parametrize("words", [["tables.py", "--help"], ["arms.py", "--list"]])
+def test_what_is_printed_finds_no_room(words):
+    command = [sys.executable, ROOT / "segmentation" / words[0], words[1]]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "error: No space left on device; free some space and call it again\n"
+
+
 def test_names_that_the_terminal_cannot_show():
     code = STUB.format(root=str(ROOT), body="print('\\udcff\\u4e2d')", tidy="pass")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

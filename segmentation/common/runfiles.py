@@ -47,6 +47,9 @@ class Parser(argparse.ArgumentParser):
             kwargs["help"] += " (default: %(default)s)"
         return super().add_argument(*names, **kwargs)
 
+    def print_help(self, file=None):
+        print(self.format_help(), end="", file=file, flush=True)  # argparse's hides a full disk
+
     def error(self, message):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
 

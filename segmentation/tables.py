@@ -11,6 +11,7 @@ Reads `ARM/seedS/state.json` and `ARM/seedS/round_RR/metrics.csv` under --runs, 
   Dice to that arm, over the seeds that both have, with its 95 % t-interval.
 - `rounds.md`, `rounds.csv`: Dice at every number of labels.
 - `learning_curves.png`: the same as a picture.
+- `targets.md`, `targets.csv`, with --targets: the numbers of labels that reach each of these Dice.
 
 With --baseline also, over the seeds and numbers of labels that an arm shares with that one:
 
@@ -45,6 +46,7 @@ from segmentation.analysis.comparisons import (
     round_rows,
     significance_rows,
     summary_rows,
+    target_rows,
 )
 from segmentation.analysis.markdown import (
     COMPARED,
@@ -52,18 +54,20 @@ from segmentation.analysis.markdown import (
     REACHED,
     SHARE,
     SUMMARISED,
+    TARGETS,
     final_markdown,
     rounds_markdown,
     seeds_note,
     significance_markdown,
     summary_markdown,
+    targets_markdown,
 )
 from segmentation.analysis.runs import by_arm, combine_draws, read_runs
 from segmentation.analysis.significance import mean_sd
 from segmentation.common import pictures
 from segmentation.common.door import run_script
 from segmentation.common.lock import claim
-from segmentation.common.runfiles import Parser, UserError, write_csv, write_text
+from segmentation.common.runfiles import Parser, UserError, real, write_csv, write_text
 
 
 def draw_curves(path, rows, title):
@@ -85,6 +89,8 @@ def parse_args():
     parser.add_argument("--baseline", help="arm to which the others' Dice is compared, by seed")
     help = "arm of full supervision: the labels that reach 95 %% of its Dice (with --baseline)"
     parser.add_argument("--bound", help=help)
+    help = "Dice in percent: the labels that reach each of these, in targets.md"
+    parser.add_argument("--targets", type=real(0, 100), nargs="+", default=[], help=help)
     help = "leave out arms and a baseline without finished runs, and say so"
     parser.add_argument("--partial", action="store_true", help=help)
     help = "put runs into one table although different code has made them"
@@ -151,6 +157,9 @@ def main():
     tables = describing(groups, baseline)
     if baseline:
         tables |= comparing(groups, baseline, bound)
+    if args.targets:
+        rows = target_rows(groups, [target / 100 for target in args.targets])
+        tables["targets"] = (rows, targets_markdown(rows), [TARGETS])
     synthetic = any(run.synthetic for run in runs)
     heading = "**Synthetic demo data: these numbers say nothing about skin.**\n\n" * synthetic
     command = shlex.join(["python", "segmentation/tables.py", *sys.argv[1:]])

@@ -16,6 +16,7 @@ from segmentation.analysis.significance import (
     labels_to_reach,
     mean_ranks,
     paired_bootstrap,
+    reached_interval,
     t_interval,
     wilcoxon_p,
 )
@@ -173,6 +174,24 @@ def test_area():
     assert areas.shape == (5, 9)
     expected = trapezoid(dice[2, 3], np.log(labels)) / np.log(30)
     assert areas[2, 3] == pytest.approx(expected)
+
+
+def test_the_interval_of_labels_to_reach():
+    """Curves that differ by a shift per seed reach a Dice where the shifted line says."""
+    rng = np.random.default_rng(0)
+    labels, shifts = [10, 20, 40, 80, 160], rng.normal(0, 0.01, 8)
+    line = 0.6 + 0.05 * np.arange(5)
+    dice = line + shifts[:, None, None] + np.zeros((8, 30, 1))
+    found = reached_interval(labels, dice, 0.7)
+    low, high = stats.t.interval(0.95, 7, shifts.mean(), stats.sem(shifts))
+    expected = [10 * 2 ** ((0.1 - shift) / 0.05) for shift in (shifts.mean(), high, low)]
+    assert found.value == pytest.approx(expected[0])
+    assert found[1:] == pytest.approx(expected[1:], rel=0.03)
+    assert reached_interval(labels, dice, 0.1) == (10, 10, 10)
+    assert reached_interval(labels, dice, 0.99) == (np.inf, np.inf, np.inf)
+    near = reached_interval(labels, dice, 0.8 + shifts.mean() - 1e-6)  # about as high as it gets
+    assert near.low < near.value < near.high == np.inf
+    assert reached_interval(labels, dice[:1], 0.7)[1:] == (None, None)
 
 
 def test_labels_to_reach():

@@ -342,6 +342,23 @@ def test_summary(runs, monkeypatch):
     assert "labels for" not in (runs.parent / "tables" / "summary.md").read_text()
 
 
+def test_targets(runs, monkeypatch):
+    for seed in range(3):
+        write_run(runs, "good", seed, (0.6, 0.8))
+    arms = ["--arms", "good", "random", "full"]
+    run_main(monkeypatch, "--runs", runs, *arms, "--targets", 50, 70, 99)
+    rows = read(runs.parent / "tables" / "targets.csv")
+    assert [row["arm"] for row in rows] == ["good"] * 3 + ["random"] * 3 + ["full"] * 3
+    assert numbers(rows[1], "target", "labels_to_reach") == pytest.approx([0.7, 200**0.5])
+    assert rows[2]["labels_to_reach"] == "inf" and rows[8]["labels_to_reach_low"] == ""
+    text = (runs.parent / "tables" / "targets.md").read_text()
+    assert "| arm | seeds | budgets | 50 % | 70 % | 99 % |" in text
+    good = next(line for line in text.splitlines() if line.startswith("| good"))
+    cells = [cell.split(" [")[0].strip() for cell in good.strip("|").split("|")]
+    assert cells == ["good", "3", "10 to 20", "≤ 10", "14", "> 20"]
+    assert "| full | 1 | 100 | ≤ 100 | ≤ 100 | > 100 |" in text
+
+
 def test_draws(tmp_path, monkeypatch):
     runs = tmp_path / "seg"
     drawn = {"00": (0.5, 0.7), "01": (0.6, 0.5), "02": (0.7, 0.6)}  # seeds 0 and 1 of each

@@ -116,6 +116,25 @@ def comparison(differences):
     }
 
 
+def target_rows(groups, targets):
+    """The rows of targets.csv: the labels with which an arm reaches each of `targets`, in 0..1."""
+    return [
+        {
+            "arm": arm,
+            "seeds": len(group),
+            "labels_first": group[0].labels[0],
+            "labels_last": group[0].labels[-1],
+            "target": target,
+            **columns(
+                "labels_to_reach",
+                significance.reached_interval(group[0].labels, [run.dice for run in group], target),
+            ),
+        }
+        for arm, group in groups.items()
+        for target in targets
+    ]
+
+
 def summary_rows(groups, baseline, compared, target=None):
     """The rows of summary.csv, one per arm; `compared` are the rows of significance.csv.
 

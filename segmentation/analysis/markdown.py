@@ -1,5 +1,7 @@
 """Rows as Markdown tables in percent, and the notes that say what their columns mean."""
 
+import math
+
 from segmentation.model import metrics
 
 TITLES = {
@@ -38,6 +40,11 @@ REACHED = (
     "Labels to reach a Dice of {target}: where the mean curve first crosses it, drawn straight "
     "between budgets over log2 of the labels (≤: reached at the smallest budget; >: not reached at "
     "the largest). In brackets: the number of seeds whose own curve reaches it."
+)
+TARGETS = (
+    "Labels to reach a Dice: where the mean curve first crosses it, drawn straight between budgets "
+    "over log2 of the labels, and the 95 % interval of a bootstrap over seeds and test images (≤: "
+    "reached at the smallest budget; >: not reached at the largest)."
 )
 SHARE = 0.95  # of full supervision, a target
 
@@ -163,12 +170,33 @@ def budgets_text(budgets):
 
 def reached_text(row):
     """`123 (4 of 5)`: labels to reach the target, seeds that do; ≤ and > beyond the budgets."""
-    labels = row["labels_to_reach"]
-    if labels is None:
-        text = f"> {row['labels_last']}"
-    else:
-        text = "≤ " * (labels == row["labels_first"]) + f"{labels:.0f}"
+    labels = math.inf if row["labels_to_reach"] is None else row["labels_to_reach"]
+    text = labels_text(labels, row["labels_first"], row["labels_last"])
     return f"{text} ({row['seeds_reaching']} of {row['seeds']})"
+
+
+def targets_markdown(rows):
+    """The labels to reach each Dice as Markdown, one line per arm."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    lines = {}
+    for row in rows:
+        first, last = row["labels_first"], row["labels_last"]
+        line = lines.setdefault(
+            row["arm"], [row["arm"], row["seeds"], f"{first} to {last}" if first < last else first]
+        )
+        value, low, high = (
+            labels_text(row[f"labels_to_reach{end}"], first, last) for end in ("", "_low", "_high")
+        )
+        line.append(value if row["labels_to_reach_low"] is None else f"{value} [{low}, {high}]")
+    header = ["arm", "seeds", "budgets", *(f"{100 * target:g} %" for target in targets)]
+    return markdown(header, list(lines.values()))
+
+
+def labels_text(labels, first, last):
+    """A number of labels, from `first` to `last`, the ends of the curve; – for None."""
+    if labels is None:
+        return "–"
+    return f"> {last}" if labels > last else "≤ " * (labels == first) + f"{labels:.0f}"
 
 
 def seeds_note(groups):

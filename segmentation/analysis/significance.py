@@ -173,6 +173,26 @@ def labels_to_reach(labels, dice, target):
     return float(2 ** np.interp(target, dice[step], np.log2(labels[step])))
 
 
+def reached_interval(labels, dice, target):
+    """`labels_to_reach` of the mean curve as Interval; infinity where it is never reached.
+
+    `dice` is seeds x images x budgets. The interval is that between percentiles of the same for
+    the curves of `bootstrap_draws`, over seeds and images; one seed has none.
+    """
+    dice = np.asarray(dice, dtype=float)
+
+    def labels_of(curve):
+        found = labels_to_reach(labels, curve, target)
+        return np.inf if found is None else found
+
+    middle = labels_of(dice.mean(axis=(0, 1)))
+    if len(dice) < 2:
+        return Interval(middle)
+    draws = np.stack([bootstrap_draws(at) for at in np.moveaxis(dice, -1, 0)], axis=1)
+    found = [labels_of(curve) for curve in draws]
+    return Interval(middle, *map(float, np.quantile(found, TAILS, method="inverted_cdf")))
+
+
 def mean_ranks(dice):
     """The rank of each arm (1 is best, ties share the mean) averaged over seeds; arms x seeds."""
     return stats.rankdata(-np.asarray(dice, dtype=float), axis=0).mean(axis=1).tolist()

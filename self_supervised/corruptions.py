@@ -130,7 +130,9 @@ def _intervals(low, high, length, margin, u, v):
 def flip(images, generators, rate):
     """Flip each image up to three times: each flip with probability `rate` if the last was done.
 
-    Each flip is vertical or horizontal with equal chance. Returns a new tensor like `images`.
+    Each flip is vertical or horizontal with equal chance. Returns a new tensor like `images`. The
+    released code of Models Genesis draws one of three axes, of which one does nothing to a picture:
+    with the rate 0.4 it leaves 72.9 % of the images as they are, this function 64.8 %.
     """
     goes_on, turns = _uniform((2, MAX_FLIPS), generators).unbind(1)
     goes_on = (goes_on < rate).cumprod(1)

@@ -27,6 +27,9 @@ def soft_dice_loss(probabilities, masks):
 def segmentation_loss(logits, masks, known=None):
     """0.5 (binary cross-entropy + soft Dice loss) of logits B x H x W and masks in [0,1].
 
+    The released code has another soft Dice: over two classes and the whole batch together, with
+    squares in its denominator. Here each image counts the same.
+
     With `known`, float B x H x W in {0,1}, only of the pixels where it is 1.
     """
     masks = masks.to(logits.dtype)

@@ -114,7 +114,7 @@ choose FULL_EPOCHS     20        28        28        ""        ""        ""  # e
 choose BATCH           8         10        10        ""        ""        ""  # images per step
 choose LR              0.001     0.0001    0.0001    ""        ""        ""  # learning rate
 choose DROPOUT         0.5       0.5       0.5       0.5       0.5       0.5  # dropout probability at the bottleneck
-choose FINISH          ""        ""        ""        ""        ""        ""  # of predicted masks: views (mean of 8), largest (region), both
+choose FINISH          ""        ""        ""        ""        ""        largest  # of predicted masks: views (mean of 8), largest (region), both
 choose PASSES          20        20        20        20        20        20  # Monte Carlo passes of CEAL and BALD
 choose AMP             auto      auto      auto      bf16      auto      auto  # auto (bf16 or fp16 on a GPU, float32 on a CPU),
 #                                                           # off, bf16, fp16
@@ -135,7 +135,7 @@ draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typicl
 encoders random random random+trained random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder+strong random+encoder random+encoder+trained
 selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+teacher random+constancy random+cutmix random+paste random+largest random+views
 steps random random random+steps1600 random+trained random+steps1600+trained random+unet+strong random+unet+strong+steps1600 random+untrained+strong random+untrained+strong+steps1600" "
-tables random full random+selftrain kmeans+selftrain+imagenet random"
+tables random+trained full+trained random+trained random+trained+selftrain kmeans+trained+selftrain+imagenet"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm
 : "${IMAGENET:=package}"  # its weights: a file, imagenet (downloaded by timm), package (of the above)

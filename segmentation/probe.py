@@ -32,8 +32,7 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from segmentation.analysis.markdown import markdown, p_text, plus_minus, with_interval
-from segmentation.analysis.screening import screened
+from segmentation.analysis.screening import COMPARED, screened, screened_markdown
 from segmentation.common.door import run_script
 from segmentation.common.lock import claim
 from segmentation.common.precision import Precision
@@ -181,32 +180,6 @@ def load_cells(args, data, model, path, origin):
     return cells
 
 
-def table(rows):
-    """The text of probe.md."""
-    header = [
-        "rule",
-        "features",
-        "labels",
-        "seeds",
-        "Dice %",
-        "points over random [95 %]",
-        "p (Holm)",
-    ]
-    lines = [
-        [
-            one.rule,
-            one.features or "–",
-            one.labels,
-            one.seeds,
-            plus_minus(one.mean, one.sd),
-            "baseline" if one.gain is None else with_interval(*one.gain),
-            "–" if one.p is None else p_text(one.p),
-        ]
-        for one in screened(rows)
-    ]
-    return markdown(header, lines)
-
-
 def main():
     args = parse_args()
     claim(args.out)
@@ -229,7 +202,7 @@ def main():
     for seed in tqdm([s for s in range(args.seeds) if s not in done], desc="seeds", disable=None):
         rows += rows_of(args, data, features, cells, sums, seed)
         write_csv(path, rows)
-    text = table(read_csv(path))
+    text = f"{screened_markdown(screened(read_csv(path)))}\n{COMPARED}\n"
     write_text(args.out / "probe.md", text)
     print(text)
 

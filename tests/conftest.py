@@ -28,6 +28,7 @@ from segmentation import (
     probe,
     report,
     schedule,
+    splits,
     tables,
 )
 from segmentation.common import pictures
@@ -49,6 +50,7 @@ SCRIPTS = {
     "probe": probe.main,
     "report": report.main,
     "schedule": schedule.main,
+    "splits": splits.main,
     "tables": tables.main,
 }
 DEVICE = "cpu"

@@ -90,11 +90,16 @@ def test_gains_are_over_splits():
     parts = [rng.normal(0.02, 0.01, 10) for _ in range(5)]
     means = [part.mean() for part in parts]
     error = np.std(means, ddof=1) * (1 / 5 + 1 / 4) ** 0.5
-    found, p = over_splits(parts)
-    assert found.value == pytest.approx(np.mean(means))
-    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 4) * error)
-    assert p == pytest.approx(2 * stats.t.sf(np.mean(means) / error, 4))
-    assert over_splits(parts[:1])[1] is None
+    found = over_splits(parts)
+    value, _, high = found.interval
+    assert value == pytest.approx(np.mean(means))
+    assert high - value == pytest.approx(stats.t.ppf(0.975, 4) * error)
+    assert found.p == pytest.approx(2 * stats.t.sf(np.mean(means) / error, 4))
+    low, up = (np.mean(means) - end for end in (-0.03, 0.03))  # two one-sided tests
+    each = stats.t.sf(low / error, 4), stats.t.cdf(up / error, 4)
+    assert found.p_equal(0.03) == pytest.approx(max(each))
+    alone = over_splits(parts[:1])
+    assert alone.interval[1:] == (None, None) and alone.p is alone.p_equal(1) is None
 
 
 def test_rows_are_paired_by_seed():
@@ -109,7 +114,7 @@ def test_rows_are_paired_by_seed():
     assert {one.rule for one in others} == {"saal", "kmeans"}
     for one in others:
         assert one.gain.value == pytest.approx(0.025)
-        assert one.p == pytest.approx(min(1, 2 * over_splits([[0.02], [0.03]])[1]))
+        assert one.p == pytest.approx(min(1, 2 * over_splits([[0.02], [0.03]]).p))
 
 
 def test_the_script(data, clusters, tmp_path, refused, capsys):

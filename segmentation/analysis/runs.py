@@ -48,12 +48,7 @@ def read_runs(folder, arms=None, partial=False, mixed=False):
                 f"{other}/state.json: is of other data than {run_folder}; "
                 "keep runs on different data in different --runs folders"
             )
-    codes = by_code(run_folder for run_folder, _ in done)
-    if len(codes) > 1 and not mixed:
-        raise UserError(
-            f"{folder}: its runs were made by different code ({listed_codes(codes)}); make them "
-            "again by one, or give --mixed (run.sh: MIXED=1) to have them in one table all the same"
-        )
+    code_notes = check_code(folder, (run_folder for run_folder, _ in done), mixed)
     test_ids = set(read_metrics(metrics_path(run_folder, state["rounds"][0])))
     unfinished = [
         f"{run_folder.parent.name}/{run_folder.name} ({len(state['rounds'])})"
@@ -61,11 +56,23 @@ def read_runs(folder, arms=None, partial=False, mixed=False):
         if not is_finished(state)
     ]
     notes = [f"No run yet: {', '.join(missing)}."] if missing else []
-    if len(codes) > 1:
-        notes.append(f"**Runs of different code:** {listed_codes(codes)}.")
+    notes += code_notes
     if unfinished:
         notes.append(f"Left out, unfinished (rounds done): {', '.join(unfinished)}.")
     return [read_run(*pair, test_ids) for pair in done], notes
+
+
+def check_code(where, run_folders, mixed):
+    """UserError, or if `mixed` a note, where runs were made by different code: a list of texts."""
+    codes = by_code(run_folders)
+    if len(codes) < 2:
+        return []
+    if not mixed:
+        raise UserError(
+            f"{where}: its runs were made by different code ({listed_codes(codes)}); make them "
+            "again by one, or give --mixed (run.sh: MIXED=1) to have them in one table all the same"
+        )
+    return [f"**Runs of different code:** {listed_codes(codes)}."]
 
 
 def by_code(run_folders):

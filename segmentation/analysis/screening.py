@@ -1,4 +1,4 @@
-"""Comparisons over several splits of one set of images: pure functions on the rows of probe.csv."""
+"""Comparisons over several splits of one set of images: pure functions on rows of Dice."""
 
 from collections import defaultdict
 from typing import NamedTuple
@@ -6,64 +6,138 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from segmentation.analysis.markdown import markdown, p_text, plus_minus, with_interval
 from segmentation.analysis.significance import TAILS, Interval, holm, mean_sd
 
 TESTED = 0.25  # test images for each image of the pool
+COMPARED = (
+    "Differences are in Dice points and paired by seed; their interval and p are Student's over "
+    "the means of the splits, with the variance of splits of the same images (Nadeau and Bengio "
+    "2003). "
+    "p (Holm) is corrected for all lines of this table."
+)
+EQUAL = (
+    "p (equal) is that of two one-sided t-tests (TOST, also Holm's): below 0.05 the true "
+    "difference is shown to lie within ± {margin:g} Dice points."
+)
 
 
 class Screened(NamedTuple):
-    """A rule by some features at a number of labels: Dice over seeds, and against random."""
+    """A rule by some features at a number of labels: Dice over seeds, and against the baseline."""
 
     rule: str
     features: str
     labels: int
     seeds: int
+    splits: int
     mean: float
     sd: float | None
-    gain: Interval | None = None  # None: is random itself
+    gain: Interval | None = None  # None: is the baseline itself
     p: float | None = None  # Holm's, over all rules, features and numbers of labels
+    p_equal: float | None = None  # the same of the test that the gain is within the margin
+
+
+class OverSplits(NamedTuple):
+    """The mean of paired differences with its standard error; that of one split is None.
+
+    Without an error, or with none but 0, there are no p values.
+    """
+
+    mean: float
+    error: float | None
+    freedom: int
+
+    @property
+    def interval(self):
+        """An Interval of 95 %."""
+        if self.error is None:
+            return Interval(self.mean)
+        half = float(stats.t.ppf(TAILS[1], self.freedom)) * self.error
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+    @property
+    def p(self):
+        """Two-sided, of no difference."""
+        return min(1.0, 2 * self.beyond(abs(self.mean))) if self.error else None
+
+    def p_equal(self, margin):
+        """Of a true difference of `margin` or more, to either side: that of two one-sided tests."""
+        return self.beyond(margin - abs(self.mean)) if self.error else None
+
+    def beyond(self, distance):
+        """The probability that Student's t, scaled by the error, is beyond `distance`."""
+        return float(stats.t.sf(distance / self.error, self.freedom))
 
 
 def over_splits(differences):
-    """The mean of paired differences, an array for each split, as Interval, and its p value.
+    """The OverSplits of paired differences, an array for each split.
 
     The splits are drawn from the same images, so that their means are no independent samples: the
     variance is that of the corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52,
-    239), 1 / splits + test / pool in place of 1 / splits. With one split there is neither.
+    239), 1 / splits + test / pool in place of 1 / splits.
     """
     means = [float(np.mean(part)) for part in differences]
     middle, sd = mean_sd(means)
-    if sd is None:
-        return Interval(middle), None
     count = len(means)
-    error = sd * (1 / count + TESTED) ** 0.5
-    half = float(stats.t.ppf(TAILS[1], count - 1)) * error
-    p = float(2 * stats.t.sf(abs(middle) / error, count - 1)) if error else float(middle == 0)
-    return Interval(middle, middle - half, middle + half), p
+    return OverSplits(middle, sd and sd * (1 / count + TESTED) ** 0.5, count - 1)
 
 
-def screened(rows, baseline="random"):
-    """A Screened for each rule, features and number of labels in the rows; random first.
+def screened(rows, baseline="random", margin=None):
+    """A Screened for each rule, features and number of labels in the rows; the baseline first.
 
-    Differences are paired by seed and labels, and averaged within each split.
+    Differences are paired by split, seed and labels, and averaged within each split. With `margin`,
+    in 0..1, also whether they are shown to be smaller than that.
     """
-    dice, split = defaultdict(dict), {}
+    dice = defaultdict(dict)
     for row in rows:
-        seed, key = int(row["seed"]), (row["rule"], row["features"], int(row["labels"]))
-        dice[key][seed] = float(row["dice"])
-        split[seed] = int(row["split"])
-    found, p = [], []
+        key = row["rule"], row["features"], int(row["labels"])
+        dice[key][int(row["split"]), int(row["seed"])] = float(row["dice"])
+    found, compared = [], []
     for (rule, features, labels), own in dice.items():
-        one = Screened(rule, features, labels, len(own), *mean_sd(list(own.values())))
+        splits = len({split for split, _ in own})
+        one = Screened(rule, features, labels, len(own), splits, *mean_sd(list(own.values())))
         if rule != baseline:
             other, parts = dice[baseline, "", labels], defaultdict(list)
-            for seed in own.keys() & other.keys():
-                parts[split[seed]].append(own[seed] - other[seed])
-            gain, its_p = over_splits(list(parts.values()))
-            one = one._replace(gain=gain)
-            p.append(its_p)
+            for split, seed in own.keys() & other.keys():
+                parts[split].append(own[split, seed] - other[split, seed])
+            if parts:
+                compared.append(over_splits(list(parts.values())))
+                one = one._replace(gain=compared[-1].interval)
         found.append(one)
-    if None not in p:
-        corrected = iter(holm(p))
-        found = [one._replace(p=next(corrected)) if one.gain else one for one in found]
-    return sorted(found, key=lambda one: (one.labels, one.gain is not None, -one.mean))
+    p = corrected(each.p for each in compared)
+    equal = corrected(each.p_equal(margin) for each in compared) if margin else iter(())
+    found = [
+        one._replace(p=next(p, None), p_equal=next(equal, None)) if one.gain else one
+        for one in found
+    ]
+    return sorted(found, key=lambda one: (one.labels, one.rule != baseline, -one.mean))
+
+
+def corrected(p):
+    """An iterator of Holm's p values of those that are not None; None for the others."""
+    p = list(p)
+    tested = iter(holm([each for each in p if each is not None]))
+    return iter([None if each is None else next(tested) for each in p])
+
+
+def screened_markdown(found, baseline="random", margin=None):
+    """The Markdown table of `screened`; the column of features only if there are any."""
+    with_features = any(one.features for one in found)
+    header = ["rule", "features", "labels", "seeds", "splits", "Dice %"]
+    header += [f"points over {baseline} [95 %]", "p (Holm)", "p (equal)"]
+    lines = [
+        [
+            one.rule,
+            one.features or "–",
+            one.labels,
+            one.seeds,
+            one.splits,
+            plus_minus(one.mean, one.sd),
+            "baseline" if one.gain is None else with_interval(*one.gain),
+            p_text(one.p),
+            p_text(one.p_equal),
+        ]
+        for one in found
+    ]
+    shown = [n for n in range(9) if (n != 1 or with_features) and (n != 8 or margin)]
+    return markdown([header[n] for n in shown], [[line[n] for n in shown] for line in lines])

@@ -1,0 +1,65 @@
+"""splits.py: arms over several splits of the same images, from their run folders."""
+
+import numpy as np
+import pytest
+from conftest import call
+from scipy import stats
+from test_tables import write_run
+
+from segmentation.common.runfiles import read_csv
+
+GAINS = {"same": (0.0, 0.001, -0.001, 0.0005, 0.0), "better": (0.05, 0.06, 0.04, 0.05, 0.055)}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Five splits, each with three arms and two seeds, whose gains over random are GAINS."""
+    rng = np.random.default_rng(0)
+    for split in range(5):
+        for seed in (2 * split, 2 * split + 1):
+            base = rng.uniform(0.4, 0.6)
+            for arm, gain in (("random", 0), *((arm, GAINS[arm][split]) for arm in GAINS)):
+                noise = 0.001 * (-1) ** seed * (arm != "random")
+                dice = (base + gain + noise, base + 0.1 + gain + noise)
+                write_run(tmp_path / f"split{split}" / "seg", arm, seed, dice, data=str(split))
+    return [tmp_path / f"split{split}" / "seg" for split in range(5)]
+
+
+def test_arms_are_compared_over_splits(folders, tmp_path, capsys):
+    words = ["--runs", *folders, "--baseline", "random", "--margin", 1, "--out", tmp_path / "out"]
+    call("splits", *words)
+    text = (tmp_path / "out" / "splits.md").read_text()
+    assert text in capsys.readouterr().out and "within ± 1 Dice points" in text
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert lines[0][1:4] == ["labels", "seeds", "splits"] and len(lines) == 2 + 3 * 2
+    for line in lines[2:]:
+        arm = line[0].removeprefix("| ")
+        assert line[2:4] == ["10", "5"]
+        if arm == "random":
+            assert line[5] == "baseline"
+            continue
+        gains, error = GAINS[arm], np.std(GAINS[arm], ddof=1) * (1 / 5 + 1 / 4) ** 0.5
+        half = stats.t.ppf(0.975, 4) * error
+        ends = [100 * end for end in (np.mean(gains), np.mean(gains) - half, np.mean(gains) + half)]
+        assert line[5] == "{:+.1f} [{:+.1f}, {:+.1f}]".format(*ends)
+        p, equal = float(line[6]), float(line[7].removesuffix(" |"))
+        assert (p < 0.05, equal < 0.05) == ((True, False) if arm == "better" else (False, True))
+    rows = read_csv(tmp_path / "out" / "splits.csv")
+    assert len(rows) == 5 * 2 * 3 * 2 and {row["split"] for row in rows} == set("01234")
+
+
+def test_without_a_margin_there_is_no_test_of_equality(folders, tmp_path):
+    call("splits", "--runs", *folders, "--baseline", "random", "--arms", "same", "--out", tmp_path)
+    text = (tmp_path / "splits.md").read_text()
+    assert "equal" not in text and "better" not in text and "| same |" in text
+
+
+def test_what_is_refused(folders, tmp_path, refused):
+    words = ["--baseline", "random", "--out", tmp_path / "out", "--runs"]
+    assert "names a folder twice" in refused("splits", *words, folders[0], folders[0])
+    line = refused("splits", "--baseline", "full", "--out", tmp_path / "out", "--runs", *folders)
+    assert "no finished run of --baseline full" in line
+    write_run(tmp_path / "other" / "seg", "random", 0, (0.5, 0.6), data="0")
+    line = refused("splits", *words, folders[0], tmp_path / "other" / "seg")
+    assert "is of the same split as" in line and str(folders[0]) in line
+    assert not (tmp_path / "out" / "splits.md").exists()

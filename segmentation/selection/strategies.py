@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from segmentation.model.inference import Inference
-from segmentation.selection import coldstart, query, uncertainty
+from segmentation.selection import coldstart, query, recent, uncertainty
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,25 @@ COLD_STARTS = {  # choose without a model
         ),
         "evenly over the tenth of the pool that the pretrained model restores worst (2201.07459)",
         frozenset({"pretext_loss"}),
+    ),
+    "repdiv": Strategy(
+        from_features(recent.rep_div),
+        "seven tenths representative by cosine, the others farthest from these (2508.03441)",
+        FEATURES,
+    ),
+    "cscs": Strategy(
+        lambda view, budget: recent.cscs(
+            view.features, view.read("pretext_loss"), view.labelled, budget, view.rng
+        ),
+        "in each cluster, an image both typical and hard to restore (after 2606.20765)",
+        frozenset({"features", "pretext_loss"}),
+        draws=True,
+    ),
+    "medoids": Strategy(
+        from_features(recent.medoids),
+        "the medoids of few clusters, then the farthest images inside them (after 2601.18532)",
+        FEATURES,
+        draws=True,
     ),
     "typicover": Strategy(
         from_features(coldstart.typical_cover),

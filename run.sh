@@ -39,9 +39,10 @@
 #
 # On a CUDA GPU, networks train and score in bf16 autocast (fp16 with loss scaling on GPUs without
 # bf16), with the pool in GPU memory; AMP=off uses float32 throughout, as on a CPU. COMPILE=on and
-# COMPILE=graphs compile the pretraining; if that fails, it prints a warning and runs uncompiled. The
-# scripts also have --no-tf32, and --pool-on host to leave the pool on disk. Test images are always
-# predicted in float32.
+# COMPILE=graphs compile the pretraining; if that fails, it prints a warning and runs uncompiled. With
+# DETERMINISTIC=1 the same call gives the same bytes again on the same GPU, as it always does on a CPU.
+# The scripts also have --no-tf32, and --pool-on host to leave the pool on disk. Test images are
+# always predicted in float32.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -145,11 +146,12 @@ tables random+trained full+trained random+trained random+trained+selftrain kmean
 : "${DATA_OUT:=}"         # folder for the arrays; empty: named after DATA and SIZE, as data/demo-64gray
 : "${DEVICE:=auto}"       # auto, cpu, cuda, cuda:N
 : "${COMPILE:=off}"       # for the pretraining: off, on (torch.compile), graphs (CUDA graphs too)
+: "${DETERMINISTIC:=0}"  # 1: on a GPU the same bytes in each call, at the cost of speed
 : "${JOBS:=auto}"         # runs at the same time; auto: one on a GPU, one per core on a CPU
 : "${MIXED:=0}"          # 1: tables also of runs that different code has made
 : "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
 : "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
-export TABLES IMAGENET BACKBONE LINK_COPIES TEST_DATA RUN DATA_OUT DEVICE COMPILE JOBS SHARD
+export TABLES IMAGENET BACKBONE LINK_COPIES TEST_DATA RUN DATA_OUT DEVICE COMPILE DETERMINISTIC JOBS SHARD
 # -------------------------------------------------------------------------------------------------
 
 complete() { # PYTHON REQUIREMENTS...: whether this Python has all packages listed in these files

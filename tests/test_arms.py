@@ -165,6 +165,10 @@ def test_calls_of_the_paper():
         "data data preprocess.py --out data/isic-256gray --size 256 --seed 0 --gray "
         "--root /images/isic"
     )
+    for stage in ("pretrain", "train"):
+        for value in "01":
+            made = calls(stage, Values({**values, "DETERMINISTIC": value}))
+            assert all((" --deterministic" in line) == (value == "1") for line in made)
     (linked,) = calls("data", Values({**values, "LINK_COPIES": "1"}))
     assert linked == data.replace("256gray ", "256gray-linked ").replace(
         "--gray ", "--gray --link-copies "

@@ -591,6 +591,7 @@ def test_one_line_and_nothing_written(number, stages, refused, tmp_path, monkeyp
 
 SETTINGS = [
     ("GRAY", "yes"),
+    ("DETERMINISTIC", "yes"),
     ("LINK_COPIES", "yes"),
     ("JOBS", "0"),
     ("JOBS", "x"),

@@ -1,22 +1,28 @@
 """Number formats and compilation: what the options mean, and what happens without a compiler."""
 
 import argparse
+import os
 
 import pytest
 import torch
+from conftest import LOOP, call
 
 from segmentation.common import precision
 from segmentation.common.precision import Precision
+from segmentation.model.unet import load_model
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def tf32():
+def tf32(monkeypatch):
     """Put back what `Precision.of` sets for the whole process."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     places = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [place.allow_tf32 for place in places]
+    before, benchmark = [place.allow_tf32 for place in places], torch.backends.cudnn.benchmark
     yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
     for place, allowed in zip(places, before, strict=True):
         place.allow_tf32 = allowed
 
@@ -63,6 +69,40 @@ def test_tf32_is_allowed_or_not(word, allowed):
         Precision.of(parsed(word), CPU)
         assert torch.backends.cudnn.allow_tf32 == allowed
         assert torch.backends.cuda.matmul.allow_tf32 == allowed
+
+
+def test_determinism_is_asked_of_pytorch():
+    Precision.of(parsed(), CPU)
+    assert not torch.are_deterministic_algorithms_enabled()
+    Precision.of(parsed("--deterministic"), CPU)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize("network", [[], ["--encoder", "resnet18"]], ids=["paper", "resnet18"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+        ),
+    ],
+)
+def test_the_same_bytes_again(tmp_path, network, device):
+    """On a CPU with and without --deterministic, on a GPU with it; all that a training may use."""
+    call("preprocess", "--demo", 24, "--size", 64, "--test-count", 4, "--out", tmp_path / "data")
+    words = ["--data", tmp_path / "data", "--seed", 0, *LOOP, "--rounds", 1, "--augment", "all"]
+    words += ["--self-train", "--device", device, "--mix", "cutmix", *network]
+    made = []
+    for number, more in enumerate(
+        ([] if device == "cpu" else ["--deterministic"], ["--deterministic"])
+    ):
+        call("active_learning", *words, *more, "--out", tmp_path / str(number))
+        state = load_model(tmp_path / str(number) / "round_01" / "weights.pt").state_dict()
+        made.append({name: tensor.cpu().numpy().tobytes() for name, tensor in state.items()})
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(

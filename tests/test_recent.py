@@ -116,7 +116,9 @@ def test_the_quotas_of_medoids():
 
 def test_the_number_of_clusters_is_that_of_the_largest_silhouette():
     features = blobs((15, 15, 15))
-    assert len(np.unique(recent.best_clusters(features, 8, 45, np.random.default_rng(0)).cluster)) == 3
+    assert (
+        len(np.unique(recent.best_clusters(features, 8, 45, np.random.default_rng(0)).cluster)) == 3
+    )
     same = np.ones((6, 2))
     assert not recent.best_clusters(same, 5, 6, np.random.default_rng(0)).cluster.any()
     assert clustered(same, 1, np.random.default_rng(0)).cluster.tolist() == [0] * 6

@@ -43,6 +43,7 @@ NATURAL, NUMBER = r"\d+", r"\d+(\.\d*)?(e-?\d+)?"
 SETTINGS = {  # name -> (what it must match, in words)
     "GRAY": ("[01]", "1 for grayscale or 0 for colour"),
     "LINK_COPIES": ("[01]", "1 to keep copies of a photograph on one side of the split, or 0"),
+    "DETERMINISTIC": ("[01]", "1 for the same bytes in each call on a GPU, or 0"),
     "SEEDS": (rf"\s*{NATURAL}(\s+{NATURAL})*\s*", "numbers such as '0 1 2'"),
     "SIZE": (r"\d+(x\d+)?", "pixels, such as 64 or 192x240"),
     "INIT": ("none|encoder|all", "none, encoder or all"),
@@ -235,6 +236,7 @@ def pretrain_calls(values):
     words += values.options(width="WIDTH", epochs="PRE_EPOCHS", patience="PRE_PATIENCE")
     words += values.options(optimizer="PRE_OPTIMIZER", lr="PRE_LR", batch="PRE_BATCH")
     words += values.options(device="DEVICE", amp="AMP", compile="COMPILE")
+    words += ["--deterministic"] * int(values["DETERMINISTIC"])
     for seed in values.prepared_seeds():
         for name, arm in values.pretrainings().items():
             folder = values.folder(name, seed)
@@ -272,6 +274,7 @@ def train_calls(values):
     words = ["segmentation/active_learning.py"]
     words += values.options(width="WIDTH", dropout="DROPOUT", passes="PASSES")
     words += values.options(device="DEVICE", amp="AMP")
+    words += ["--deterministic"] * int(values["DETERMINISTIC"])
     calls = []
     for arm in values.arms():
         for seed in values["SEEDS"].split():

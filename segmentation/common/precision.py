@@ -3,9 +3,12 @@
 On a CUDA GPU, networks train and score in bfloat16 autocast, or in float16 with loss scaling if the
 GPU has no bfloat16. `--amp off` is float32, the default on CPUs; on a CUDA GPU its convolutions may
 round their inputs to TF32, unless --no-tf32 is given. Test images are always predicted in float32.
+
+On a CPU the same command gives the same bytes, on a CUDA GPU only with --deterministic.
 """
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 
@@ -26,6 +29,11 @@ def add_options(parser, default="auto"):
         default=True,
         help="whether float32 convolutions on CUDA may round their inputs to TF32",
     )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="on CUDA: the same bytes in each call on the same GPU, at the cost of speed",
+    )
     add_pool_option(parser)
 
 
@@ -45,7 +53,11 @@ class Precision:
 
     @classmethod
     def of(cls, args, device):
-        """From parsed options. Also sets TF32, which in PyTorch applies to the whole process."""
+        """From parsed options. Also sets TF32 and determinism, for the whole process.
+
+        With --deterministic an operation that has no deterministic algorithm is an error, by
+        PyTorch. None that is used here is such a one.
+        """
         name = args.amp
         if name == "auto":
             name = "off"
@@ -54,6 +66,10 @@ class Precision:
                 name = "bf16" if has_bf16 else "fp16"
         torch.backends.cudnn.allow_tf32 = args.tf32
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
+        if args.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's start
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
         return cls(device, AMP[name], COMPILE[args.compile])
 
     def autocast(self):

@@ -131,6 +131,7 @@ def environment():
 # Options that older stages have not recorded: what they meant.
 ADDED = {
     "constancy": False,
+    "deterministic": False,
     "encoder": "paper",
     "encoder_rate": 1.0,
     "folds": 0,

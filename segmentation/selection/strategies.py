@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from segmentation.model.inference import Inference
-from segmentation.selection import coldstart, query, recent, uncertainty
+from segmentation.selection import coldstart, query, recent, sizefree, uncertainty
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,27 @@ def badge(view, budget):
         features[view.unlabelled], scores, budget, view.rng, features[view.labelled]
     )
     return Answer(view.unlabelled[chosen], scores)
+
+
+def stratified(view, budget):
+    """A random draw, even over the sizes of the predicted lesions."""
+    shares = view.score(sizefree.predicted_shares)
+    return Answer(view.unlabelled[sizefree.stratified(shares, budget, view.rng)])
+
+
+def clasp(view, budget):
+    """Uncertain with noise that fades, most of the batch even over the sizes of the lesions."""
+    scores = view.score(sizefree.score_border)
+    overall, shares = view.score(uncertainty.score_entropy), view.score(sizefree.predicted_shares)
+    chosen = sizefree.clasp(scores, overall, shares, budget, view.rng, view.number)
+    return Answer(view.unlabelled[chosen], scores)
+
+
+def clue(view, budget):
+    """k-means on the model's features, images weighted by an uncertainty without size."""
+    scores = view.score(sizefree.score_foreground)
+    features = view.bottleneck()[view.unlabelled]
+    return Answer(view.unlabelled[sizefree.clue(features, scores, budget, view.rng)], scores)
 
 
 def uncertainty_herding(view, budget):
@@ -279,6 +300,32 @@ BY_MODEL = {  # use the model of the last round
     "batches": Strategy(
         drawn(uncertainty.score_entropy, query.stochastic_batches),
         "among many random batches, the one with the largest mean entropy (2301.07670)",
+        draws=True,
+    ),
+    "border": Strategy(
+        most(sizefree.score_border), "ours: the largest entropy per pixel of the predicted border"
+    ),
+    "foreground": Strategy(
+        most(sizefree.score_foreground),
+        "the largest mean entropy in and around the predicted lesion (after 2606.20765)",
+    ),
+    "threshold": Strategy(
+        most(sizefree.score_threshold),
+        "the largest mean entropy of the pixels above a common threshold (2401.08501)",
+    ),
+    "clasp": Strategy(
+        clasp,
+        "uncertain, with noise that fades, and evenly over lesion sizes (after 2601.13677)",
+        draws=True,
+    ),
+    "clue": Strategy(
+        clue,
+        "k-means on the model's features weighted by uncertainty (CLUE)",
+        draws=True,
+    ),
+    "strata": Strategy(
+        stratified,
+        "control: at random, evenly over the sizes of the predicted lesions",
         draws=True,
     ),
     "uherding": Strategy(

@@ -28,6 +28,7 @@ from segmentation import (
     probe,
     report,
     schedule,
+    scores,
     splits,
     tables,
 )
@@ -50,6 +51,7 @@ SCRIPTS = {
     "probe": probe.main,
     "report": report.main,
     "schedule": schedule.main,
+    "scores": scores.main,
     "splits": splits.main,
     "tables": tables.main,
 }

@@ -3,7 +3,7 @@
 Krähenbühl and Koltun 2011, arXiv 1210.5644. Each pixel is labelled lesion or skin. A label costs
 -log of its predicted probability. Every pair of pixels with different labels costs as much as the
 two are similar: close and of similar colour (appearance), or next to each other (smoothness).
-DSAL (arXiv 2101.09057) cleans its pseudo-labels in this way.
+DSAL (arXiv 2101.09057) cleans its pseudo-labels in this way, with other weights of the two kernels.
 
 The paper approximates the sums over all pairs on a permutohedral lattice. Here they are exact, with
 one exception: if an edge of the image has more than `side` pixels, pixels are grouped into blocks,

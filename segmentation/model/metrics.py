@@ -134,7 +134,8 @@ def hd95(a, b):
 
     `a` and `b` are bool H x W. The distances from each outline pixel of one mask to the nearest
     outline pixel of the other, in both directions, are pooled before the percentile is taken, so
-    the order of the two masks does not matter.
+    the order of the two masks does not matter. So does medpy; others take the larger of the
+    percentiles of the two directions, which is at least as much.
     """
     if not a.any() and not b.any():
         return 0.0

@@ -106,7 +106,8 @@ def typiclust(features, labelled, budget, rng, neighbours=20, most=500, smallest
     a label, the largest first, the image with the highest typicality: 1 / mean distance to its
     nearest `neighbours` in the cluster, labelled or not, or to all others in a smaller cluster.
     (The authors' code uses half of a small cluster, and squared distances.) Clusters of fewer than
-    `smallest` images come last. When all clusters have a label, each gets one more in turn.
+    `smallest` images come last; in the authors' code those of 5 images, too, and they are dropped.
+    When all clusters have a label, each gets one more in turn; the authors' code differs there.
     """
     unlabelled(labelled, budget)
     points = normalise(features)
@@ -211,6 +212,7 @@ def usl(
     clusters in the previous iteration, as a running mean with `momentum` that starts at 0.
 
     Different from the paper: the labelled images are among the s; distances count as at least TINY;
+    alpha is the power of distances, not of squared ones as in the authors' code;
     there is no horizon (the authors' horizon for small budgets includes everything). `neighbours`,
     20, is the authors' value for ImageNet, used here for pools of thousands of images (theirs for
     CIFAR: 400 of 50 000); the other settings are theirs for CIFAR-10.

@@ -123,7 +123,8 @@ def ceal(scores, budget, rng, settings):
     In this order: the least uncertain ("no detection"), a draw from the last bins ("uncertain"),
     a draw from the middle bins ("random"). No image is chosen twice. If there are fewer than
     `budget`, the most uncertain of the rest ("fill") follow, and the note says so. Group sizes are
-    scaled in proportion if they do not sum to `budget`.
+    scaled in proportion if they do not sum to `budget`. (The authors' code does not draw evenly
+    from the last bins: it takes those of the least populated one first.)
     """
     scores = np.asarray(scores, dtype=np.float64)
     groups = ("no detection", "uncertain", "random")

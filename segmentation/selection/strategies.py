@@ -163,7 +163,11 @@ def clue(view, budget):
 
 
 def uncertainty_herding(view, budget):
-    """MaxHerding with each image weighted by the model's uncertainty."""
+    """MaxHerding with each image weighted by the model's uncertainty.
+
+    The paper (arXiv 2412.20644) also adapts the radius to the labels and the temperature of the
+    model's probabilities. Neither is done here.
+    """
     scores = view.score(uncertainty.score_entropy)
     weights = np.zeros(len(view.labelled))
     weights[view.unlabelled] = scores

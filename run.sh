@@ -3,6 +3,7 @@
 #
 #   bash run.sh                                    synthetic demo data, a few minutes, no download
 #   bash run.sh test                               the tests; bash run.sh test -m slow: slower ones
+#   bash run.sh setup                              only the packages; prints the Python that has them
 #   DATA=isic2017 PRESET=cpu bash run.sh           ISIC 2017, small enough for two CPU cores
 #   DATA=isic2017 PRESET=paper bash run.sh         ISIC 2017 as in the paper, for a CUDA GPU
 #   DATA=isic2017 PRESET=study bash run.sh         the study: all strategies and controls, two cores
@@ -215,9 +216,13 @@ case ${1:-} in
     set_up requirements.txt tests/requirements.txt
     show "$PYTHON" -m pytest --numprocesses auto "${@:2}"
     exec "$PYTHON" -m pytest --numprocesses auto "${@:2}" ;;
+  setup) # only the packages; the last line is the Python that has them
+    set_up requirements.txt tests/requirements.txt
+    echo "$PYTHON"
+    exit ;;
   prepare | train | tables) stages=$1 ;;
   "") ;;
-  *) echo "error: run.sh $1 is not known; give nothing, prepare, train, tables or test" >&2 && exit 2 ;;
+  *) echo "error: run.sh $1 is not known; give nothing, prepare, train, tables, test or setup" >&2 && exit 2 ;;
 esac
 if [ "$SHARD" != 1/1 ] && [ "$stages" != train ]; then
   echo "error: SHARD=$SHARD is for bash run.sh train; prepare and tables are done once" >&2 && exit 2

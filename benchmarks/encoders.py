@@ -23,6 +23,7 @@ from benchmarks.measure import in_turn, per_image, save
 from segmentation.common.door import run_script
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import Parser, positive
+from segmentation.common.stages import pick_device
 from segmentation.model import engine
 from segmentation.model.augment import draw
 from segmentation.model.encoders import PACKAGED
@@ -52,7 +53,7 @@ def main():
     shape = (40, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     masks = (images[:, 0] > 127).to(torch.uint8)
-    device, count = torch.device(args.device), args.batch * args.steps
+    device, count = pick_device(args.device), args.batch * args.steps
     theirs = plain.PlainUNet(args.encoder).to(device)
     ours, learning = (
         UNet(3, 1, args.width, dropout=0.5, encoder=args.encoder).to(device) for _ in range(2)

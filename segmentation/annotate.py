@@ -99,6 +99,7 @@ def parse_args():
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")
     add("--seed", type=int, default=0, help="seed of all draws and of the training")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--deterministic", action="store_true", help="see active_learning.py")
     args = parser.parse_args()
     if not args.root.is_dir():
         raise UserError(f"--root {args.root}: no such folder; give the one with the photographs")
@@ -251,6 +252,7 @@ def train(args, state, data, number, count):
     words += ["--labelled", write_labels(args, state), "--suggest", count, "--keep-weights"]
     words += ["--clusters", cluster(args, data, number), "--device", args.device]
     words += ["--steps", args.steps, "--folds", args.folds]
+    words += ["--deterministic"] if args.deterministic else []
     call("segmentation/active_learning.py", *words)
 
 

@@ -108,8 +108,13 @@ def split_validation(pool, linked, fraction, seed):
 
 
 def restore(model, images):
-    """Images in [0,1] -> restored images in (0,1): the network's output through one sigmoid."""
-    return model(images).sigmoid()
+    """Images in [0,1] -> restored images in (0,1): the network's output through one sigmoid.
+
+    On a CUDA GPU the sigmoid is in float32: in bf16 it would be 1, without a gradient, from logits
+    of 6.3 on. A CPU with --amp bf16 keeps that, so that earlier runs can be repeated.
+    """
+    logits = model(images)
+    return (logits.float() if logits.is_cuda else logits).sigmoid()
 
 
 def make_optimizer(args, model):

@@ -62,6 +62,21 @@ LOOP = "--width 4 --initial 12 --per-round 5 --rounds 2 --epochs 3 --epochs-roun
 LOOP = f"{LOOP} --lr 0.003 --passes 3 --device {DEVICE}".split()
 
 
+def needs_cuda(test):
+    """Marks a test that needs a CUDA device: all of these are `-m gpu`, and skipped without one."""
+    absent = not torch.cuda.is_available()
+    return pytest.mark.gpu(pytest.mark.skipif(absent, reason="needs a CUDA device")(test))
+
+
+CUDA = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    ],
+)
+
+
 @contextlib.contextmanager
 def command_line(script, *words):
     """Within it, sys.argv is what the shell would make of these words."""
@@ -107,6 +122,19 @@ def figures(monkeypatch):
 
     monkeypatch.setattr(pictures, "save", watched)
     return drawn
+
+
+@pytest.fixture
+def torch_settings(monkeypatch):
+    """Put back what `Precision.of` sets for the whole process."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    places = torch.backends.cudnn, torch.backends.cuda.matmul
+    before, benchmark = [place.allow_tf32 for place in places], torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+    for place, allowed in zip(places, before, strict=True):
+        place.allow_tf32 = allowed
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ OPTIONS = [
     ("pretrain", f"{PRE} --encoder nope", "nope"),
     ("pretrain", f"{PRE} --encoder-weights package", "--encoder-weights needs --encoder"),
     ("pretrain", f"{PRE} --device nonsense", "--device nonsense"),
+    ("pretrain", f"{PRE} --device meta", "--device meta"),
     ("pretrain", f"{PRE} --seed 1.5", "--seed"),
     ("pretrain", "--data {tmp}/none --out {out}", "{tmp}/none"),
     ("cluster", f"{CLU} --k 0", "--k"),

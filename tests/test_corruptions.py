@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import CUDA
 from scipy import stats
 
 from segmentation.common.stages import torch_rng
@@ -33,13 +34,6 @@ CORRUPTIONS = {
     "corrupt": lambda images, own: corrupt(images, own)[0],
     "clean": lambda images, own: corrupt(images, own)[1],
 }
-CUDA = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
 
 
 def rng(seed=0, device="cpu"):

@@ -48,6 +48,10 @@ class OutOfMemoryError(RuntimeError):
         (FileNotFoundError(errno.ENOENT, "No such file", b"\xff.npy"), "\\udcff.npy: No such file"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "there is a file"),
         (MemoryError(), "the memory is full"),
+        (
+            RuntimeError("median_cuda does not have a deterministic implementation, but you set"),
+            "--deterministic: median_cuda has no such algorithm; leave it out",
+        ),
         (OutOfMemoryError("CUDA"), "the memory of the GPU is full; give a smaller --batch"),
     ],
 )

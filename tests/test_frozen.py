@@ -13,6 +13,7 @@ from segmentation.common.runfiles import UserError
 from segmentation.model import frozen
 from segmentation.model.encoders import PACKAGED, load_backbone_weights
 from segmentation.model.frozen import FrozenHead
+from segmentation.model.inference import per_image
 from segmentation.model.unet import encoder_sha256, load_model, save_model
 
 CPU = Precision(torch.device("cpu"))
@@ -38,6 +39,15 @@ def discs(count=10, size=64, seed=0, radius=15):
 
 def fit(model, images, masks, seed=0):
     return frozen.fit(model, images, masks, 4, CPU, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("amp", [None, torch.bfloat16, torch.float16])
+def test_cells_are_float32_in_any_precision(head, amp):
+    precision = Precision(torch.device("cpu"), amp)
+    cells = per_image(
+        head.cells, head, torch.full((1, 3, 64, 64), 9, dtype=torch.uint8), 1, precision
+    )
+    assert cells.dtype == np.float32
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 70)])

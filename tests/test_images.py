@@ -3,18 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from conftest import CUDA, needs_cuda
 
 from segmentation.common.runfiles import UserError
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images, load_tensor
 
-CUDA = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
 PLACES = [
     slice(0, 5),
     slice(3, 3),
@@ -98,8 +92,7 @@ def test_an_unknown_image_is_named(opened, hold):
         Images(opened, ["nobody"], "cpu", hold)[:]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_a_card_holds_what_it_has_room_for(opened, monkeypatch):
     images = Images(opened, opened.pool, "cuda")
     host = Images(opened, opened.pool, "cuda", "host")

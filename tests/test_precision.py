@@ -5,26 +5,16 @@ import os
 
 import pytest
 import torch
-from conftest import LOOP, call
+from conftest import CUDA, LOOP, PRETRAIN, call, needs_cuda
 
 from segmentation.common import precision
 from segmentation.common.precision import Precision
+from segmentation.common.runfiles import UserError
+from segmentation.common.stages import load_weights, sha256_tensors
 from segmentation.model.unet import load_model
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def tf32(monkeypatch):
-    """Put back what `Precision.of` sets for the whole process."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    places = torch.backends.cudnn, torch.backends.cuda.matmul
-    before, benchmark = [place.allow_tf32 for place in places], torch.backends.cudnn.benchmark
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = benchmark
-    for place, allowed in zip(places, before, strict=True):
-        place.allow_tf32 = allowed
+pytestmark = pytest.mark.usefixtures("torch_settings")
 
 
 def parsed(*words):
@@ -79,17 +69,18 @@ def test_determinism_is_asked_of_pytorch():
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
+def test_a_workspace_that_is_not_deterministic_is_refused(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    Precision.of(parsed("--deterministic"), CPU)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    Precision.of(parsed(), CPU)
+    with pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG=:0:0; unset it"):
+        Precision.of(parsed("--deterministic"), CPU)
+
+
 @pytest.mark.parametrize("network", [[], ["--encoder", "resnet18"]], ids=["paper", "resnet18"])
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_the_same_bytes_again(tmp_path, network, device):
     """On a CPU with and without --deterministic, on a GPU with it; all that a training may use."""
     call("preprocess", "--demo", 24, "--size", 64, "--test-count", 4, "--out", tmp_path / "data")
@@ -103,6 +94,18 @@ def test_the_same_bytes_again(tmp_path, network, device):
         state = load_model(tmp_path / str(number) / "round_01" / "weights.pt").state_dict()
         made.append({name: tensor.cpu().numpy().tobytes() for name, tensor in state.items()})
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_the_same_bytes_again_of_a_pretraining(data, tmp_path, device):
+    """As above: on a CPU with and without --deterministic, on a GPU with it."""
+    words = ["--data", data, *PRETRAIN, "--device", device]
+    for out, more in (("0", ["--deterministic"][device == "cpu" :]), ("1", ["--deterministic"])):
+        call("pretrain", *words, *more, "--out", tmp_path / out)
+    for name in ("best.pt", "encoder.pt", "last.pt"):
+        read = (load_weights(tmp_path / out / name, "") for out in "01")
+        states = [content["model"] for content in read]
+        assert sha256_tensors(states[0]) == sha256_tensors(states[1]), name
 
 
 @pytest.mark.parametrize(
@@ -163,8 +166,7 @@ def test_an_error_of_the_function_itself_is_not_hidden(monkeypatch):
         Precision(CPU, None, "default").compiled(fails)()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 def test_auto_on_cuda_is_mixed_precision():
     how = Precision.of(parsed(), torch.device("cuda"))
     assert how.amp in (torch.bfloat16, torch.float16)

@@ -27,6 +27,18 @@ def test_generators_follow_the_stream():
     assert torch.equal(a, b)
 
 
+def test_a_gpu_by_number_is_the_current_one(monkeypatch):
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert stages.pick_device("cuda").index is None and not current
+    assert stages.pick_device("cuda:1") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
+    with pytest.raises(UserError, match="--device cuda:2: not there; give cuda:0 to cuda:1"):
+        stages.pick_device("cuda:2")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.txt"
     runfiles.write_text(path, "old")

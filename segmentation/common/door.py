@@ -54,6 +54,9 @@ def run_script(main):
     except MemoryError as error:
         leave(2, f"error: the memory is full ({error or 'no more given'}); free some, or use less")
     except RuntimeError as error:
+        if "does not have a deterministic implementation" in str(error):  # torch's, on a GPU
+            name = str(error).split()[0]
+            leave(2, f"error: --deterministic: {name} has no such algorithm; leave it out")
         if type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
             raise
         leave(2, "error: the memory of the GPU is full; give a smaller --batch or another --device")

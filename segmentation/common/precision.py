@@ -14,7 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
+from segmentation.common.runfiles import UserError
+
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACES = (":4096:8", ":16:8")  # those with which cuBLAS is deterministic
 COMPILE = {"off": None, "on": "default", "graphs": "reduce-overhead"}
 
 
@@ -56,8 +60,13 @@ class Precision:
         """From parsed options. Also sets TF32 and determinism, for the whole process.
 
         With --deterministic an operation that has no deterministic algorithm is an error, by
-        PyTorch. None that is used here is such a one.
+        PyTorch, which run_script makes one line. This project's own networks and losses have
+        none: by PyTorch's list, bilinear enlargement then goes through indexing, whose gradient is
+        summed in a fixed order, and what grid_sample moves has no gradient. UserError if the
+        environment has cuBLAS work otherwise.
         """
+        if args.deterministic:
+            set_deterministic()
         name = args.amp
         if name == "auto":
             name = "off"
@@ -66,10 +75,6 @@ class Precision:
                 name = "bf16" if has_bf16 else "fp16"
         torch.backends.cudnn.allow_tf32 = args.tf32
         torch.backends.cuda.matmul.allow_tf32 = args.tf32
-        if args.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's start
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
         return cls(device, AMP[name], COMPILE[args.compile])
 
     def autocast(self):
@@ -83,6 +88,15 @@ class Precision:
     def compiled(self, function):
         """`function`, compiled if the options ask for it and compilation works."""
         return Compiled(function, self.compile) if self.compile else function
+
+
+def set_deterministic():
+    """Ask PyTorch and cuBLAS for the same bytes in each call; before the first use of CUDA."""
+    workspace = os.environ.setdefault(CUBLAS, WORKSPACES[0])  # read when cuBLAS starts
+    if workspace not in WORKSPACES:
+        raise UserError(f"--deterministic: {CUBLAS}={workspace}; unset it, or set it to :4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def step(optimizer, scaler, loss):

@@ -73,15 +73,28 @@ def sha256_tensors(tensors):
 
 
 def pick_device(name):
-    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N` as a torch.device."""
+    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N` as a torch.device.
+
+    With a number that GPU is also made the current one, so that nothing is put on another, and
+    that `environment` names it. UserError for another kind of device, or one that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: not a device; give auto, cpu or cuda") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise UserError(f"--device {name}: PyTorch finds no CUDA device; give --device cpu")
+    if device.index is not None:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise UserError(f"--device {name}: not there; give cuda:0 to cuda:{count - 1}")
+        torch.cuda.set_device(device)
     return device
 
 

@@ -4,6 +4,8 @@ import copy
 
 import torch
 
+from segmentation.common.transfer import sent
+
 SHARE = 0.5  # the part of a CUDA device's free memory that images may use
 
 
@@ -42,12 +44,8 @@ class Images:
     def __getitem__(self, places):
         """uint8 B x C x H x W on the device; `places` is a slice or an int64 CPU tensor."""
         if self.held is not None:
-            rows = self.rows[places].to(self.device, non_blocking=True)
-            return self.held.index_select(0, rows)
-        images = load_tensor(self.data, self.subset(places).ids)
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        return images.to(self.device, non_blocking=True)
+            return self.held.index_select(0, sent(self.rows[places], self.device))
+        return sent(load_tensor(self.data, self.subset(places).ids), self.device)
 
     def subset(self, places):
         """The images at `places`, a slice or an int64 CPU tensor, in that order; shares memory."""

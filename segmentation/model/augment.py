@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
+from segmentation.common.transfer import sent
+
 LEVELS = ("none", "flips", "light", "all")  # each includes those before it
 MIXES = ("none", "cutmix", "paste")
 SCALE = 1.25  # largest zoom; the smallest is its inverse
@@ -35,7 +37,7 @@ class Views:
 
     def to(self, device):
         """The same on another device."""
-        return Views(self.maps.to(device), self.contrast.to(device), self.shift.to(device))
+        return Views(*(sent(part, device) for part in (self.maps, self.contrast, self.shift)))
 
     def move(self, values, mode):
         """Flip, rotate, zoom and shift `values`, float B x C x H x W.
@@ -110,14 +112,15 @@ def mixed(inputs, masks, kind, generator):
     stretch = 2 ** (torch.rand(count, generator=generator) - 0.5)  # sides of sqrt(1/2) to 1
     sides = torch.stack([stretch, 1 / stretch], dim=1) * 0.5**0.5
     corners = torch.rand(count, 2, generator=generator) * (1 - sides)
-    other, changed = other.to(inputs.device), changed.to(inputs.device)
+    other, changed = sent(other, inputs.device), sent(changed, inputs.device)
     theirs = masks[other]
     if kind == "cutmix":
         part = torch.ones(1, device=inputs.device)
         for axis, side in enumerate((height, width)):
             place = (torch.arange(side) + 0.5) / side
             inside = (place >= corners[:, axis, None]) & (place < (corners + sides)[:, axis, None])
-            part = part * inside.to(inputs.device).unflatten(1, (-1, 1) if axis == 0 else (1, -1))
+            lines = (-1, 1) if axis == 0 else (1, -1)
+            part = part * sent(inside, inputs.device).unflatten(1, lines)
         part = part > 0
     else:
         part = theirs > 0.5  # False where it is not known

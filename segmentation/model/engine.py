@@ -9,6 +9,7 @@ import torch
 from segmentation.common.precision import Precision, step
 from segmentation.common.runfiles import UserError, derived_seed
 from segmentation.common.stages import torch_rng
+from segmentation.common.transfer import sent
 from segmentation.data.images import to_input
 from segmentation.model import metrics
 from segmentation.model.augment import draw, mixed
@@ -145,11 +146,10 @@ def take_steps(
         torch.manual_seed(derived_seed(*stream, epoch, "dropout"))
         total = torch.zeros((), device=device)
         for part in parts:
-            chosen = part.to(device)
-            views = None
+            chosen = sent(part, device)
+            batch, views = (images[chosen], masks[chosen]), None
             if recipe.augment != "none":
-                views = draw(images[chosen].shape, recipe.augment, views_rng).to(device)
-            batch = images[chosen], masks[chosen]
+                views = draw(batch[0].shape, recipe.augment, views_rng).to(device)
             loss = supervised_loss(model, forward, *batch, views, precision, recipe.mix, views_rng)
             total += loss.detach() * len(chosen)
             if teacher is not None:

@@ -52,19 +52,19 @@ class FrozenHead(nn.Module):
         return self.encoder(images)[-1], []
 
     def cells(self, images):
-        """Features of each cell: float B x D x H/8 x W/8, each map's of length 1, then the place.
+        """Features of each cell: float32 B x D x H/8 x W/8, each map's of length 1, then the place.
 
         The place is (x, y, distance from the centre), in -1..1 and 0..sqrt(2).
         """
         levels = self.encoder(images)
         maps = [levels[stride.bit_length() - 1] for stride in STRIDES]
         size = maps[0].shape[2:]
-        parts = [interpolate(normalize(m), size, mode="bilinear") for m in maps]
+        parts = [interpolate(normalize(m.float()), size, mode="bilinear") for m in maps]
         y, x = torch.meshgrid(
             *(torch.linspace(-1, 1, side, device=images.device) for side in size), indexing="ij"
         )
         place = torch.stack([x, y, torch.hypot(x, y)]).expand(len(images), -1, -1, -1)
-        return torch.cat([*parts, place.to(parts[0].dtype)], dim=1)
+        return torch.cat([*parts, place], dim=1)
 
     def enlarge(self, logits, size):
         """Logits of cells B x 1 x h x w -> those of pixels, cut back to `size` = (H, W)."""

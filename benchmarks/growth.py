@@ -75,7 +75,15 @@ def make_data(folder, count):
     ids = [f"N{row:06d}" for row in range(count)]
     known = dict.fromkeys(ids, True)
     return Data(
-        folder, ids, has_mask=known, pool=ids, test=[], synthetic=True, fingerprint="", **arrays
+        folder,
+        ids,
+        has_mask=known,
+        pool=ids,
+        linked=[],
+        test=[],
+        synthetic=True,
+        fingerprint="",
+        **arrays,
     )
 
 

@@ -31,7 +31,9 @@ def make_images(count, height, width, channels, seed=0):
     ids = [f"I{row}" for row in range(count)]
     masks = (noise[..., 0] < 100).astype(np.uint8)
     known = dict.fromkeys(ids, True)
-    data = Data(Path(), ids, arrays, masks, known, ids, test=[], synthetic=True, fingerprint="")
+    data = Data(
+        Path(), ids, arrays, masks, known, ids, linked=[], test=[], synthetic=True, fingerprint=""
+    )
     return Images(data, ids, "cpu")
 
 

@@ -27,6 +27,15 @@ VALUES = [0.01, 0.03, 0.02, -0.005, 0.04]
 # Paired differences -----------------------------------------------------------------------------
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Fewer draws, for tests that make thousands of intervals."""
+    monkeypatch.setattr(significance, "DRAWS", 2000)
+    significance.resamples.cache_clear()
+    yield
+    significance.resamples.cache_clear()
+
+
 def crossed(rng, seeds, images, spreads, skewed=False):
     """Differences of mean zero with the given sd of seeds, of images and of what is left."""
     draw = (lambda size: rng.exponential(size=size) - 1) if skewed else rng.normal
@@ -48,7 +57,7 @@ def crossed(rng, seeds, images, spreads, skewed=False):
         ((0, 0, 1), False, 1.0),  # counted twice, so wide
     ],
 )
-def test_coverage(seeds, spreads, skewed, most):
+def test_coverage(few_draws, seeds, spreads, skewed, most):
     """The 95 % interval holds the truth about as often as it says, also for few seeds.
 
     A plain percentile bootstrap covers 0.76 (3 seeds) and 0.83 (5 seeds) in the first case.
@@ -97,7 +106,7 @@ def test_bootstrap_of_little():
     assert paired_bootstrap([[0.25, 0.75]]) == ((0.5, None, None), None)  # one seed
     assert paired_bootstrap(np.zeros((4, 9))) == ((0, 0, 0), 1)
     interval, p = paired_bootstrap(np.full((4, 9), 0.25))
-    assert interval == (0.25, 0.25, 0.25) and p == pytest.approx(2 / 2001)
+    assert interval == (0.25, 0.25, 0.25) and p == pytest.approx(2 / 10_001)
     one_image, p = paired_bootstrap([[0.1], [0.2], [0.3]])
     assert one_image.low < 0.1 and one_image.high > 0.3 and p > 0.02
 

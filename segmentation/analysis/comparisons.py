@@ -74,7 +74,7 @@ def significance_rows(groups, baseline):
     """The rows of significance.csv, and the arms without a seed or budget that `baseline` has.
 
     A row per arm and number of labels, and one per arm for the area under the curve. Holm's
-    correction is over all arms of one number of labels.
+    correction is over all arms and numbers of labels together, and over all areas.
     """
     rows, apart = [], []
     for arm, group in groups.items():
@@ -92,7 +92,7 @@ def significance_rows(groups, baseline):
         for labels, differences in cells.items():
             rows.append({"arm": arm, "labels": labels, **comparison(differences)})
     rows.sort(key=lambda row: math.inf if row["labels"] == AREA else row["labels"])
-    for _, family in itertools.groupby(rows, key=lambda row: row["labels"]):
+    for _, family in itertools.groupby(rows, key=lambda row: row["labels"] == AREA):
         tested = [row for row in family if row["p"] is not None and row["arm"] in ordinary(groups)]
         for row, p in zip(tested, significance.holm([row["p"] for row in tested]), strict=True):
             row["p_holm"] = p
@@ -100,13 +100,16 @@ def significance_rows(groups, baseline):
 
 
 def comparison(differences):
-    """The columns of significance.csv from the paired differences of an arm, seeds x images."""
+    """The columns of significance.csv from the paired differences of an arm, seeds x images.
+
+    Where all are 0, as before two arms part, there is nothing to test, and p is None.
+    """
     interval, p = significance.paired_bootstrap(differences)
     by_seed = differences.mean(axis=1).tolist()
     student = significance.t_interval(by_seed)
     return {
         **columns("difference", interval),
-        "p": p,
+        "p": p if differences.any() else None,
         "p_holm": None,
         **columns("effect_size", significance.effect_size(by_seed)),
         "seeds": len(differences),

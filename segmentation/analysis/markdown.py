@@ -24,12 +24,12 @@ DEFINITIONS = (
 COMPARED = (
     "Differences are in Dice points and paired: same seed, same test image. Their interval and p "
     "come from a bootstrap over seeds and test images, with wider tails where seeds are few; "
-    "p (Holm) is corrected for the arms of this table at the same number of labels (not for "
-    "summaries of draws). g is Hedges' g: the mean difference over seeds, divided by its standard "
-    "deviation and corrected for few seeds, with the interval of the noncentral t. The area under "
-    "the curve is the mean Dice along log2 of the labels, at the numbers of labels that both arms "
-    "have. The .csv file also has the t-interval over seeds and the p value of Wilcoxon's test "
-    "over images (differences averaged over seeds)."
+    "p (Holm) is corrected for all arms and numbers of labels of this table together, and for all "
+    "areas (not for summaries of draws; –: the same runs). g is Hedges' g: the mean difference "
+    "over seeds, divided by its standard deviation and corrected for few seeds, with the interval "
+    "of the noncentral t. The area under the curve is the mean Dice along log2 of the labels, at "
+    "the numbers of labels that both arms have. The .csv file also has the t-interval over seeds "
+    "and the p value of Wilcoxon's test over images (differences averaged over seeds)."
 )
 SUMMARISED = (
     "The area under the learning curve is the mean Dice along log2 of the labels, ± the standard "
@@ -68,8 +68,10 @@ def interval_text(row, name, scale=100):
 
 
 def p_text(p):
-    """A p value with three digits."""
-    return "–" if p is None else f"{p:.3f}"
+    """A p value with three digits, or `< 0.001`."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def markdown(header, rows):

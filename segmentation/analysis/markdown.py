@@ -71,7 +71,7 @@ def p_text(p):
     """A p value with three digits, or `< 0.001`."""
     if p is None:
         return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def markdown(header, rows):

@@ -9,7 +9,8 @@ Each of --runs holds the finished runs ARM/seedS of one split. An arm is compare
 the mean Dice of the same seed on the same test images. Writes `splits.csv`, a row per run and
 number of labels, and `splits.md`: a line per arm and number of labels, with the difference, its
 interval and its p value over the splits, which share their images, corrected for all lines. With
---margin also whether the difference is shown to be smaller than that.
+--margin also whether the difference is shown to be smaller than that. A second table says how far
+apart the seeds of a split are, and whether an arm is shown to lie closer together than --baseline.
 """
 
 import shlex
@@ -24,7 +25,15 @@ if __name__ == "__main__":
     leave_at_once()  # while modules are imported
 
 from segmentation.analysis.runs import check_code, read_runs, read_state
-from segmentation.analysis.screening import COMPARED, EQUAL, screened, screened_markdown
+from segmentation.analysis.screening import (
+    COMPARED,
+    EQUAL,
+    NARROWER,
+    screened,
+    screened_markdown,
+    spreads,
+    spreads_markdown,
+)
 from segmentation.common.door import run_script
 from segmentation.common.lock import claim
 from segmentation.common.runfiles import Parser, UserError, real, write_csv, write_text
@@ -97,6 +106,10 @@ def main():
     told = ["**Synthetic demo data: these numbers say nothing about skin.**"] * synthetic
     told += [screened_markdown(found, args.baseline, margin), *notes, COMPARED]
     told += [EQUAL.format(margin=args.margin)] if margin else []
+    told += [
+        spreads_markdown(spreads(rows, args.baseline)),
+        NARROWER.format(baseline=args.baseline),
+    ]
     command = shlex.join(["python", "segmentation/splits.py", *sys.argv[1:]])
     text = "\n\n".join([*told, f"Made with `{command}`"]) + "\n"
     write_csv(args.out / "splits.csv", rows)

@@ -6,6 +6,7 @@ from conftest import call
 from scipy import stats
 from test_tables import write_run
 
+from segmentation.analysis.screening import spreads
 from segmentation.common.runfiles import read_csv
 
 GAINS = {"same": (0.0, 0.001, -0.001, 0.0005, 0.0), "better": (0.05, 0.06, 0.04, 0.05, 0.055)}
@@ -30,7 +31,9 @@ def test_arms_are_compared_over_splits(folders, tmp_path, capsys):
     call("splits", *words)
     text = (tmp_path / "out" / "splits.md").read_text()
     assert text in capsys.readouterr().out and "within ± 1 Dice points" in text
-    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    compared, spread = text.split("The spread is", 1)[0].split("Differences are", 1)
+    assert spread.count("| same |") == spread.count("| random |") == 2
+    lines = [line.split(" | ") for line in compared.splitlines() if line.startswith("| ")]
     assert lines[0][1:4] == ["labels", "seeds", "splits"] and len(lines) == 2 + 3 * 2
     for line in lines[2:]:
         arm = line[0].removeprefix("| ")
@@ -63,3 +66,38 @@ def test_what_is_refused(folders, tmp_path, refused):
     line = refused("splits", *words, folders[0], tmp_path / "other" / "seg")
     assert "is of the same split as" in line and str(folders[0]) in line
     assert not (tmp_path / "out" / "splits.md").exists()
+
+
+def test_spread_within_splits():
+    rng = np.random.default_rng(0)
+    dice = {
+        "random": rng.normal(0.7, 0.06, (5, 4)),
+        "close": rng.normal(0.7, 0.01, (5, 4)) + np.arange(5)[:, None],  # splits may differ
+        "alike": rng.normal(0.7, 0.06, (5, 4)),
+    }
+    rows = [
+        {"rule": rule, "labels": 10, "split": split, "seed": seed, "dice": values[split, seed]}
+        for rule, values in dice.items()
+        for split, seed in np.ndindex(values.shape)
+    ]
+    random, close, alike = spreads(rows, "random")
+    assert random.p is None and close.p < 0.01 < 0.1 < alike.p
+    for one in (random, close, alike):
+        assert one.sd == pytest.approx(dice[one.rule].var(axis=1, ddof=1).mean() ** 0.5)
+    apart = {name: np.abs(x - np.median(x, 1, keepdims=True)).ravel() for name, x in dice.items()}
+    raw = stats.ttest_ind(apart["close"], apart["random"], equal_var=False, alternative="less")
+    assert close.p == pytest.approx(2 * raw.pvalue)
+    one_seed = [row for row in rows if row["seed"] == 0]
+    assert {(one.sd, one.p) for one in spreads(one_seed, "random")} == {(None, None)}
+
+
+def test_spread_of_one_split_is_that_of_brown_and_forsythe():
+    a, b = np.random.default_rng(1).normal(size=(2, 30))
+    rows = [
+        {"rule": rule, "labels": 5, "split": 0, "seed": seed, "dice": value}
+        for rule, values in (("random", a), ("arm", 0.9 * b))
+        for seed, value in enumerate(values)
+    ]
+    two_sided = stats.levene(a, 0.9 * b, center="median").pvalue  # equal n: the same t as Welch's
+    p = spreads(rows, "random")[1].p
+    assert min(p, 1 - p) == pytest.approx(two_sided / 2, rel=0.05)

@@ -20,6 +20,11 @@ EQUAL = (
     "p (equal) is that of two one-sided t-tests (TOST, also Holm's): below 0.05 the true "
     "difference is shown to lie within ± {margin:g} Dice points."
 )
+NARROWER = (
+    "The spread is the standard deviation over seeds within a split, pooled over the splits. "
+    "p (narrower) is one-sided, that the arm has less of it than {baseline}: Welch's t-test of the "
+    "distances to the median of the split (after Brown and Forsythe 1974), Holm's over all lines."
+)
 
 
 class Screened(NamedTuple):
@@ -111,6 +116,57 @@ def screened(rows, baseline="random", margin=None):
         for one in found
     ]
     return sorted(found, key=lambda one: (one.labels, one.rule != baseline, -one.mean))
+
+
+class Spread(NamedTuple):
+    """How far the Dice of a rule at a number of labels lies apart over the seeds of a split."""
+
+    rule: str
+    labels: int
+    sd: float | None  # within splits, pooled; None: no split has two seeds
+    p: float | None = None  # Holm's, that it is smaller than the baseline's; None: the baseline
+
+
+def spreads(rows, baseline):
+    """A Spread for each rule and number of labels in the rows, in the order of the rows.
+
+    The test is that of Brown and Forsythe (1974, JASA 69, 364) for two groups, one-sided, with the
+    median of each split in place of one median, and with Welch's variance.
+    """
+    dice = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        dice[row["rule"], int(row["labels"])][row["split"]].append(float(row["dice"]))
+    parts = {
+        key: [np.array(part) for part in of_split.values() if len(part) > 1]
+        for key, of_split in dice.items()
+    }
+    found, p = [], []
+    for (rule, labels), own in parts.items():
+        freedom = sum(len(part) - 1 for part in own)
+        squares = sum(float(np.sum((part - part.mean()) ** 2)) for part in own)
+        found.append(Spread(rule, labels, (squares / freedom) ** 0.5 if freedom else None))
+        if rule != baseline:
+            p.append(narrower(own, parts.get((baseline, labels), [])))
+    p = corrected(p)
+    return [one if one.rule == baseline else one._replace(p=next(p)) for one in found]
+
+
+def narrower(own, other):
+    """The p value of `spreads` for the Dice of two rules, an array for each split, or None."""
+    groups = [[abs(x - np.median(part)) for part in side for x in part] for side in (own, other)]
+    if min(map(len, groups)) < 2 or np.ptp(np.concatenate(groups)) == 0:
+        return None
+    return float(stats.ttest_ind(*groups, equal_var=False, alternative="less").pvalue)
+
+
+def spreads_markdown(found):
+    """The Markdown table of `spreads`."""
+    header = ["rule", "labels", "spread over seeds, Dice points", "p (narrower)"]
+    lines = [
+        [one.rule, one.labels, "–" if one.sd is None else f"{100 * one.sd:.1f}", p_text(one.p)]
+        for one in found
+    ]
+    return markdown(header, lines)
 
 
 def corrected(p):

@@ -92,11 +92,16 @@ def significance_rows(groups, baseline):
         for labels, differences in cells.items():
             rows.append({"arm": arm, "labels": labels, **comparison(differences)})
     rows.sort(key=lambda row: math.inf if row["labels"] == AREA else row["labels"])
-    for _, family in itertools.groupby(rows, key=lambda row: row["labels"]):
+    correct(rows, "labels", groups)
+    return rows, apart
+
+
+def correct(rows, column, groups):
+    """Fill in `p_holm`: Holm's p over the ordinary arms of each run of one value in `column`."""
+    for _, family in itertools.groupby(rows, key=lambda row: row[column]):
         tested = [row for row in family if row["p"] is not None and row["arm"] in ordinary(groups)]
         for row, p in zip(tested, significance.holm([row["p"] for row in tested]), strict=True):
             row["p_holm"] = p
-    return rows, apart
 
 
 def comparison(differences):

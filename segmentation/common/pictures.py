@@ -352,9 +352,50 @@ def learning_curves(path, curves, ylabel, title):
     single point is a horizontal line if no curve has more labels (such as full supervision),
     otherwise a point. The legend is sorted by the last value, highest first.
     """
-    figure, entries = new_figure(9.5, 5.4), []
+    figure = new_figure(9.5, 5.4)
     axes = figure.subplots()
-    longest = max((labels[-1] for labels, _, _ in curves.values() if len(labels) > 1), default=0)
+    entries = draw_curves(axes, curves)
+    longest = longest_curve(curves)
+    label_axis(axes, [n for labels, _, _ in curves.values() for n in labels if n <= longest])
+    finish(figure, axes, ylabel, title, sorted(entries, key=lambda entry: -entry[0]))
+    save(figure, path)
+
+
+def cost_curves(path, panels, ylabel, title):
+    """A metric against several measures of what the labels cost, in panels of one height.
+
+    `panels` are pairs: the name of a measure, and curves as in `learning_curves` with costs in
+    place of labels. The first are the numbers of labels.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    figure = new_figure(12.5, 8.6)
+    grid = figure.subplots(math.ceil(len(panels) / 2), 2, sharey=True).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    drawn = [draw_curves(axes, curves) for axes, (_, curves) in zip(grid, panels, strict=False)]
+    for axes, (xlabel, curves) in zip(grid, panels, strict=False):
+        tidy(axes)
+        axes.set_xlabel(xlabel)
+        ends = [cost for costs, _, _ in curves.values() if len(costs) > 1 for cost in costs]
+        if ends and max(ends) >= 8 * min(ends) > 0:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(LogFormatter(base=2))
+    for axes in grid[::2]:
+        axes.set_ylabel(ylabel)
+    figure.suptitle(title, fontsize=12)
+    add_legend(figure, sorted(drawn[0], key=lambda entry: -entry[0]))
+    save(figure, path)
+
+
+def longest_curve(curves):
+    """The largest number of labels, or cost, of the curves with more than one; 0 without."""
+    return max((labels[-1] for labels, _, _ in curves.values() if len(labels) > 1), default=0)
+
+
+def draw_curves(axes, curves):
+    """Draw the curves of `learning_curves`: a list of (last value, line, name)."""
+    entries, longest = [], longest_curve(curves)
     bands = sum(len(labels) > 1 for labels, _, _ in curves.values()) <= len(COLOURS)
     for (arm, (labels, mean, sd)), style in zip(curves.items(), styles(), strict=False):
         mean, sd = np.asarray(mean, dtype=float), np.nan_to_num(np.asarray(sd, dtype=float))
@@ -371,9 +412,7 @@ def learning_curves(path, curves, ylabel, title):
                 low, high = mean - sd, mean + sd
                 axes.fill_between(labels, low, high, color=colour, alpha=0.15, linewidth=0)
         entries.append((mean[-1], line, name))
-    label_axis(axes, [n for labels, _, _ in curves.values() for n in labels if n <= longest])
-    finish(figure, axes, ylabel, title, sorted(entries, key=lambda entry: -entry[0]))
-    save(figure, path)
+    return entries
 
 
 def ranks(path, curves, title):
@@ -430,15 +469,25 @@ def label_axis(axes, labels):
         axes.minorticks_off()
 
 
-def finish(figure, axes, ylabel, title, entries):
-    """Add title, grid and a legend beside the axes: `entries` are (any value, line, name)."""
-    _, lines, names = zip(*entries, strict=True)
-    figure.set_figheight(max(5.4, 0.9 + 0.2 * len(names)))
-    axes.set_title(title, fontsize=12)
-    axes.set_ylabel(ylabel)
+def tidy(axes):
+    """A grid behind the curves, and no frame above and to the right."""
     axes.grid(color="#E5E5E5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish(figure, axes, ylabel, title, entries):
+    """Add title, grid and a legend beside the axes: `entries` are (any value, line, name)."""
+    figure.set_figheight(max(5.4, 0.9 + 0.2 * len(entries)))
+    axes.set_title(title, fontsize=12)
+    axes.set_ylabel(ylabel)
+    tidy(axes)
+    add_legend(figure, entries)
+
+
+def add_legend(figure, entries):
+    """Add a legend beside the axes: `entries` are (any value, line, name)."""
+    _, lines, names = zip(*entries, strict=True)
     names = [textwrap.fill(name, 32) for name in names]
     style = {"frameon": False, "fontsize": 9, "handlelength": 3}
     figure.legend(lines, names, loc="outside right upper", **style)

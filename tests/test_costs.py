@@ -434,14 +434,20 @@ def test_area_between():
 
 
 def test_cost_curves_are_panels_of_one_height(tmp_path, figures):
-    one = {"a": ([10, 20], [50, 60], [1, 1]), "full": ([1600], [80], [None])}
-    other = {"a": ([0.5, 8], [50, 60], [1, 1]), "full": ([900], [80], [None])}
+    one = {"a": ([10, 80], [50, 60], [1, 1]), "full": ([1600], [80], [None])}
+    other = {"a": ([1.5, 8], [50, 60], [1, 1]), "full": ([900], [80], [None])}
+    free = {"a": ([0, 8], [50, 60], [1, 1]), "full": ([5], [80], [None])}
     path = tmp_path / "c.png"
-    pictures.cost_curves(path, [("labels", one), ("length", other), ("area", one)], "Dice (%)", "t")
+    pictures.cost_curves(
+        path, [("labels", one), ("length", other), ("area", free)], "Dice (%)", "t"
+    )
     first, second, third, unused = figures["c.png"].axes
     assert [axes.get_xlabel() for axes in (first, second, third)] == ["labels", "length", "area"]
     assert first.get_ylim() == second.get_ylim() and not unused.axison
-    assert (first.get_xscale(), second.get_xscale()) == ("linear", "log")
-    assert second.get_xlim()[1] < 20, "full supervision is a line across"
+    assert [axes.get_xscale() for axes in (first, second, third)] == ["log", "log", "linear"]
+    assert [text.get_text() for text in first.get_xticklabels()] == ["10", "80"]
+    for axes in (first, second, third):
+        assert tuple(axes.lines[1].get_xdata()) == (0, 1), "full supervision is a line across"
+        assert axes.get_xlim()[1] < 200
     (legend,) = figures["c.png"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["full (1600 labels)", "a"]

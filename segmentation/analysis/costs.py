@@ -25,8 +25,8 @@ class Measure(NamedTuple):
 MEASURES = {
     "images": Measure("images", "labelled images"),
     "outline": Measure("outline, sides", "length of their outlines (image sides)"),
-    "redrawn": Measure("redrawn, sides", "outline to redraw of a draft (image sides)"),
-    "corrected": Measure("corrected, images", "area to correct of a draft (images)"),
+    "redrawn": Measure("redrawn, sides", "length of outline to redraw in drafts (image sides)"),
+    "corrected": Measure("corrected, images", "area to correct in drafts (images)"),
 }
 DEFINED = (
     "Costs are sums over all labelled images, ± the standard deviation over seeds, and in brackets "
@@ -127,7 +127,7 @@ def equal_markdown(rows, baseline):
         [
             row["arm"],
             MEASURES[row["measure"]].title,
-            " to ".join(f"{row[end]:.1f}".removesuffix(".0") for end in ("low", "high")),
+            " to ".join(short(row[end]) for end in ("low", "high")),
             interval_text(row, "difference"),
             p_text(row["p"]),
             p_text(row["p_holm"]),
@@ -136,6 +136,11 @@ def equal_markdown(rows, baseline):
         for row in rows
     ]
     return markdown([*header, "seeds"], lines)
+
+
+def short(number):
+    """A positive number with three digits, or as a whole number from 1000 on."""
+    return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def cost_curves(rows):

@@ -354,9 +354,9 @@ def learning_curves(path, curves, ylabel, title):
     """
     figure = new_figure(9.5, 5.4)
     axes = figure.subplots()
-    entries = draw_curves(axes, curves)
-    longest = longest_curve(curves)
-    label_axis(axes, [n for labels, _, _ in curves.values() for n in labels if n <= longest])
+    across = lines_across(curves)
+    entries = draw_curves(axes, curves, across)
+    label_axis(axes, [n for arm, curve in curves.items() if arm not in across for n in curve[0]])
     finish(figure, axes, ylabel, title, sorted(entries, key=lambda entry: -entry[0]))
     save(figure, path)
 
@@ -365,7 +365,8 @@ def cost_curves(path, panels, ylabel, title):
     """A metric against several measures of what the labels cost, in panels of one height.
 
     `panels` are pairs: the name of a measure, and curves as in `learning_curves` with costs in
-    place of labels. The first are the numbers of labels.
+    place of labels. The first are the numbers of labels: if they need a log axis, as in
+    `label_axis`, all panels have one, but for a cost that begins at 0.
     """
     from matplotlib.ticker import LogFormatter
 
@@ -373,12 +374,19 @@ def cost_curves(path, panels, ylabel, title):
     grid = figure.subplots(math.ceil(len(panels) / 2), 2, sharey=True).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    drawn = [draw_curves(axes, curves) for axes, (_, curves) in zip(grid, panels, strict=False)]
-    for axes, (xlabel, curves) in zip(grid, panels, strict=False):
+    across = lines_across(panels[0][1])
+    drawn = [
+        draw_curves(axes, curves, across) for axes, (_, curves) in zip(grid, panels, strict=False)
+    ]
+    ends = [
+        [cost for arm, (costs, _, _) in curves.items() if arm not in across for cost in costs]
+        for _, curves in panels
+    ]
+    label_axis(grid[0], ends[0])
+    for axes, (xlabel, _), its_ends in zip(grid, panels, ends, strict=False):
         tidy(axes)
         axes.set_xlabel(xlabel)
-        ends = [cost for costs, _, _ in curves.values() if len(costs) > 1 for cost in costs]
-        if ends and max(ends) >= 8 * min(ends) > 0:
+        if axes is not grid[0] and needs_log(ends[0]) and min(its_ends) > 0:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(LogFormatter(base=2))
     for axes in grid[::2]:
@@ -388,19 +396,25 @@ def cost_curves(path, panels, ylabel, title):
     save(figure, path)
 
 
-def longest_curve(curves):
-    """The largest number of labels, or cost, of the curves with more than one; 0 without."""
-    return max((labels[-1] for labels, _, _ in curves.values() if len(labels) > 1), default=0)
+def lines_across(curves):
+    """The arms that `learning_curves` draws as horizontal lines."""
+    longest = max((labels[-1] for labels, _, _ in curves.values() if len(labels) > 1), default=0)
+    return {
+        arm for arm, (labels, _, _) in curves.items() if len(labels) == 1 and labels[0] >= longest
+    }
 
 
-def draw_curves(axes, curves):
-    """Draw the curves of `learning_curves`: a list of (last value, line, name)."""
-    entries, longest = [], longest_curve(curves)
+def draw_curves(axes, curves, across):
+    """Draw the curves of `learning_curves`, those of `across` as horizontal lines.
+
+    Returns a list of (last value, line, name).
+    """
+    entries = []
     bands = sum(len(labels) > 1 for labels, _, _ in curves.values()) <= len(COLOURS)
     for (arm, (labels, mean, sd)), style in zip(curves.items(), styles(), strict=False):
         mean, sd = np.asarray(mean, dtype=float), np.nan_to_num(np.asarray(sd, dtype=float))
         name, colour = arm, style["color"]
-        if len(labels) == 1 and labels[0] >= longest:
+        if arm in across:
             name = f"{arm} ({labels[0]:g} labels)"
             line = axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2)
             axes.axhspan(mean[0] - sd[0], mean[0] + sd[0], color=colour, alpha=0.12, linewidth=0)
@@ -449,6 +463,11 @@ def styles():
         }
 
 
+def needs_log(labels):
+    """Whether numbers of labels span a factor of 8 or more."""
+    return bool(labels) and max(labels) >= 8 * min(labels)
+
+
 def label_axis(axes, labels):
     """Set up the x axis, numbers of labels: log2 if they span a factor of 8 or more.
 
@@ -459,7 +478,7 @@ def label_axis(axes, labels):
         axes.set_xticks([])
         return
     axes.set_xlabel("labelled images")
-    if max(labels) >= 8 * min(labels):
+    if needs_log(labels):
         axes.set_xscale("log", base=2)
         ticks = []
         for number in sorted(set(labels)):

@@ -18,14 +18,16 @@ more masks and images. segmentation/annotate.py does this.
 
 Writes to --out: `state.json` (which id was labelled in which round, with what score, by which
 rule), and in `round_RR/`: `scores.csv` (of every unlabelled image, if the strategy scores them:
-uncertainty, or for saal minus the distance to the own centroid), `log.csv`, `metrics.csv` (every
-test image), with --folds `folds.csv` (every labelled image, by a model that has not seen it) and
-`weights.pt` (of the last round, or of all with --keep-weights), with which predict.py makes the
-masks of other images. From `confidence`, the last column of metrics.csv and folds.csv, and
-`reference.npz`, the features of up to 1000 pool images, it says how far they can be trusted. With
---suggest there is `suggestion.csv` in the folder of the next round. If it is interrupted, call it
-again: it goes on with the unfinished round and ends with the same results, because every random
-number comes from (seed, round, purpose).
+uncertainty, or for saal minus the distance to the own centroid), `cost.csv` (of every image
+labelled in this round, what its mask costs: the length of its outline, and how much of that and of
+the area the model of the round before has wrong, see segmentation/data/cost.py), `log.csv`,
+`metrics.csv` (every test image), with --folds `folds.csv` (every labelled image, by a model that
+has not seen it) and `weights.pt` (of the last round, or of all with --keep-weights), with which
+predict.py makes the masks of other images. From `confidence`, the last column of metrics.csv and
+folds.csv, and `reference.npz`, the features of up to 1000 pool images, it says how far they can be
+trusted. With --suggest there is `suggestion.csv` in the folder of the next round. If it is
+interrupted, call it again: it goes on with the unfinished round and ends with the same results,
+because every random number comes from (seed, round, purpose).
 """
 
 import argparse

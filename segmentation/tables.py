@@ -11,6 +11,9 @@ Reads `ARM/seedS/state.json` and `ARM/seedS/round_RR/metrics.csv` under --runs, 
   Dice to that arm, over the seeds that both have, with its 95 % t-interval.
 - `rounds.md`, `rounds.csv`: Dice at every number of labels.
 - `learning_curves.png`: the same as a picture.
+- `cost.md`, `cost.csv`: what the labels cost: the lengths of their outlines, and how much of these
+  and of the area a draft by the model of the round before has wrong. `cost_curves.png`: Dice
+  against each of them. Only of arms whose rounds all have a cost.csv, which older runs do not.
 - `targets.md`, `targets.csv`, with --targets: the numbers of labels that reach each of these Dice.
 
 With --baseline also, over the seeds and numbers of labels that an arm shares with that one:
@@ -19,6 +22,7 @@ With --baseline also, over the seeds and numbers of labels that an arm shares wi
   labels and in the area under the curve, its interval, p values and effect size.
 - `summary.md`, `summary.csv`: a row per arm with the area under its learning curve; with --bound
   also the number of labels that reaches 95 % of the Dice of that arm (full supervision).
+- `equal_cost.md`, `equal_cost.csv`: the paired difference in Dice of each arm at equal cost.
 - `ranks.png`: the mean rank of each arm, at the numbers of labels that most arms have.
 
 Arms NAME+draw1, NAME+draw2, ... are repeated random draws of one arm. They become two rows:
@@ -48,6 +52,16 @@ from segmentation.analysis.comparisons import (
     summary_rows,
     target_rows,
 )
+from segmentation.analysis.costs import (
+    DEFINED,
+    EQUAL,
+    cost_curves,
+    cost_markdown,
+    cost_rows,
+    equal_markdown,
+    equal_rows,
+    known_costs,
+)
 from segmentation.analysis.markdown import (
     COMPARED,
     DEFINITIONS,
@@ -69,6 +83,8 @@ from segmentation.common.door import run_script
 from segmentation.common.lock import claim
 from segmentation.common.runfiles import Parser, UserError, real, write_csv, write_text
 
+DICE = "Dice on the test images (%)"
+
 
 def draw_curves(path, rows, title):
     """The learning curves of the rows of rounds.csv, in percent."""
@@ -78,7 +94,7 @@ def draw_curves(path, rows, title):
         labels.append(row["labels"])
         middle.append(100 * row["dice_mean"])
         sd.append(None if row["dice_sd"] is None else 100 * row["dice_sd"])
-    pictures.learning_curves(path, curves, "Dice on the test images (%)", title)
+    pictures.learning_curves(path, curves, DICE, title)
 
 
 def parse_args():
@@ -135,6 +151,26 @@ def comparing(groups, baseline, bound=None):
     return tables
 
 
+def costing(groups, baseline=None):
+    """cost and, with a baseline, equal_cost, as from `describing`; {} where no cost is known."""
+    known, others = known_costs(groups)
+    if not known:
+        return {}
+    missing = [f"Left out, as their costs are not known: {', '.join(others)}."] if others else []
+    rows = cost_rows(known)
+    tables = {"cost": (rows, cost_markdown(rows), [DEFINED, *missing])}
+    rows, apart = equal_rows(known, baseline) if baseline in known else ([], [])
+    if rows:
+        notes = [EQUAL.format(baseline=baseline), DEFINED, *missing]
+        if apart:
+            listed = ", ".join(apart)
+            notes.append(
+                f"Without seeds, or costs of each kind, in common with {baseline}: {listed}."
+            )
+        tables["equal_cost"] = (rows, equal_markdown(rows, baseline), notes)
+    return tables
+
+
 def main():
     args = parse_args()
     out = args.out or args.runs.parent / "tables"
@@ -157,6 +193,7 @@ def main():
     tables = describing(groups, baseline)
     if baseline:
         tables |= comparing(groups, baseline, bound)
+    tables |= costing(groups, baseline)
     if args.targets:
         rows = target_rows(groups, [target / 100 for target in args.targets])
         tables["targets"] = (rows, targets_markdown(rows), [TARGETS])
@@ -175,6 +212,11 @@ def main():
     title = "Synthetic demo data" if synthetic else "Dice against labels"
     draw_curves(out / "learning_curves.png", tables["rounds"][0], title)
     written.append("learning_curves.png")
+    if "cost" in tables:
+        title = "Synthetic demo data" if synthetic else "Dice against what the labels cost"
+        panels = cost_curves(tables["cost"][0])
+        pictures.cost_curves(out / "cost_curves.png", panels, DICE, title)
+        written.append("cost_curves.png")
     ranks = rank_curves(groups)
     if baseline and any(labels for labels, _ in ranks.values()):
         title = "Synthetic demo data" if synthetic else "Rank among the arms, mean over seeds"

@@ -536,7 +536,7 @@ def test_a_person_who_answers_like_the_oracle_gets_the_same_models(run, data, tm
             rows = read_csv(out / f"round_{number:02d}" / "suggestion.csv")
             rounds.append([row["id"] for row in rows])
     assert [name for ids in rounds for name in ids] == labelled(simulated)
-    for name in ("metrics.csv", "weights.pt"):
+    for name in ("cost.csv", "metrics.csv", "weights.pt"):
         same = [(folder / "round_02" / name).read_bytes() for folder in (simulated, out)]
         assert same[0] == same[1]
     state = state_of(out)

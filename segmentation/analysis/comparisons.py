@@ -4,7 +4,6 @@ A row is a dict; fractions are in 0..1, HD95 in pixels. `groups` maps the name o
 runs (runs.by_arm, runs.combine_draws).
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -92,11 +91,16 @@ def significance_rows(groups, baseline):
         for labels, differences in cells.items():
             rows.append({"arm": arm, "labels": labels, **comparison(differences)})
     rows.sort(key=lambda row: math.inf if row["labels"] == AREA else row["labels"])
-    for _, family in itertools.groupby(rows, key=lambda row: row["labels"] == AREA):
-        tested = [row for row in family if row["p"] is not None and row["arm"] in ordinary(groups)]
-        for row, p in zip(tested, significance.holm([row["p"] for row in tested]), strict=True):
-            row["p_holm"] = p
+    correct([row for row in rows if row["labels"] != AREA], groups)
+    correct([row for row in rows if row["labels"] == AREA], groups)
     return rows, apart
+
+
+def correct(rows, groups):
+    """Fill in `p_holm` of the rows of ordinary arms that have a p: Holm's, over all of them."""
+    tested = [row for row in rows if row["p"] is not None and row["arm"] in ordinary(groups)]
+    for row, p in zip(tested, significance.holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = p
 
 
 def comparison(differences):

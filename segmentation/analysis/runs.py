@@ -7,6 +7,7 @@ import numpy as np
 from segmentation.analysis.grammar import without_draw
 from segmentation.common.runfiles import UserError, read_csv, read_json
 from segmentation.common.schemas import State, read_checked
+from segmentation.data.cost import Cost
 from segmentation.model import metrics
 
 FIX = "delete the run's folder and run segmentation/active_learning.py again"
@@ -23,6 +24,7 @@ class Run:
     means: list  # dicts of floats, over the test images
     dice: np.ndarray  # test images (in the order of their ids) x rounds
     steps: list  # optimizer steps of each round's training; None where older runs do not say
+    costs: dict | None = None  # field of Cost -> its sum up to each round; None: not known
     combined: bool = False  # of several draws, see `combine_draws`
 
     def dice_at(self, budgets):
@@ -49,7 +51,7 @@ def read_runs(folder, arms=None, partial=False, mixed=False):
                 "keep runs on different data in different --runs folders"
             )
     code_notes = check_code(folder, (run_folder for run_folder, _ in done), mixed)
-    test_ids = set(read_metrics(metrics_path(run_folder, state["rounds"][0])))
+    test_ids = set(read_metrics(round_path(run_folder, state["rounds"][0], "metrics.csv")))
     unfinished = [
         f"{run_folder.parent.name}/{run_folder.name} ({len(state['rounds'])})"
         for run_folder, state in states
@@ -136,16 +138,16 @@ def first_labels(run_folder, budget):
     return ids[:budget]
 
 
-def metrics_path(run_folder, entry):
-    """The metrics.csv of an entry of a state's list of rounds."""
-    return run_folder / f"round_{entry['round']:02d}" / "metrics.csv"
+def round_path(run_folder, entry, name):
+    """A file of an entry of a state's list of rounds."""
+    return run_folder / f"round_{entry['round']:02d}" / name
 
 
 def read_run(run_folder, state, test_ids):
     """The Run of a finished state. UserError where its test images are not `test_ids`."""
     means, dice = [], []
     for entry in state["rounds"]:
-        path = metrics_path(run_folder, entry)
+        path = round_path(run_folder, entry, "metrics.csv")
         rows = read_metrics(path)
         if set(rows) != test_ids:
             raise UserError(
@@ -154,27 +156,70 @@ def read_run(run_folder, state, test_ids):
             )
         means.append(metrics.mean(list(rows.values())))
         dice.append([rows[name]["dice"] for name in sorted(rows)])
+    costs = spent(run_folder, state)
     labels = [entry["labels"] for entry in state["rounds"]]
     arm, seed, synthetic = run_folder.parent.name, state["seed"], state["synthetic"]
     steps = [entry.get("steps") for entry in state["rounds"]]
-    return Run(arm, seed, synthetic, labels, means, np.array(dice).T, steps)
+    return Run(arm, seed, synthetic, labels, means, np.array(dice).T, steps, costs)
+
+
+def spent(run_folder, state):
+    """What the labels up to each round have cost: a dict from each field of Cost to a list of sums.
+
+    None if a round has no cost.csv, as in older runs. UserError where one has other images than
+    those that `state` says were labelled in its round.
+    """
+    sums = []
+    for entry in state["rounds"]:
+        path = round_path(run_folder, entry, "cost.csv")
+        if not path.exists():
+            return None
+        rows = read_costs(path)
+        if set(rows) != {one["id"] for one in state["labelled"] if one["round"] == entry["round"]}:
+            raise UserError(f"{path}: has other images than were labelled in this round; {FIX}")
+        sums.append([sum(row[name] for row in rows.values()) for name in Cost._fields])
+    columns = np.cumsum(sums, axis=0).T.tolist()
+    return dict(zip(Cost._fields, columns, strict=True))
+
+
+def have_costs(runs):
+    """Whether it is known of all these runs what their labels cost."""
+    return all(run.costs is not None for run in runs)
+
+
+def read_costs(path):
+    """A cost.csv as a dict id -> dict of floats. UserError where it is incomplete."""
+    found = read_numbers(path, {"outline": np.inf, "corrected": 1, "redrawn": np.inf})
+    for image, row in found.items():
+        if row["redrawn"] > row["outline"]:
+            raise UserError(f"{path}: more is redrawn of {image} than its outline; {FIX}")
+    return found
 
 
 def read_metrics(path):
     """A metrics.csv as a dict id -> dict of floats. UserError where it is incomplete."""
+    return read_numbers(path, {**dict.fromkeys(metrics.NAMES, 1), "hd95": np.inf})
+
+
+def read_numbers(path, most):
+    """A CSV file as a dict id -> dict of floats, of its columns in `most`.
+
+    UserError where a row or column is missing, an image is there twice, or a value is not a finite
+    number from 0 to `most` of its column.
+    """
     rows = read_csv(path, fix=FIX)
-    for name in ("id", *metrics.NAMES):
+    for name in ("id", *most):
         if not rows or name not in rows[0]:
             raise UserError(f"{path}: has no row or no column {name}; {FIX}")
     try:
-        found = {row["id"]: {name: float(row[name]) for name in metrics.NAMES} for row in rows}
+        found = {row["id"]: {name: float(row[name]) for name in most} for row in rows}
     except (TypeError, ValueError):
         raise UserError(f"{path}: holds a value that is not a number; {FIX}") from None
     if len(found) < len(rows):
         raise UserError(f"{path}: lists an image twice; {FIX}")
     for image, row in found.items():
         for name, value in row.items():
-            if not 0 <= value <= (float("inf") if name == "hd95" else 1) or not np.isfinite(value):
+            if not 0 <= value <= most[name] or not np.isfinite(value):
                 raise UserError(f"{path}: {name} of {image} is {value:g}, which cannot be; {FIX}")
     return found
 
@@ -255,13 +300,22 @@ def mean_run(runs):
     """A Run with the mean of several of the same seed and labels, by metric and by image."""
     means = [metrics.mean(rows) for rows in zip(*(run.means for run in runs), strict=True)]
     dice = np.mean([run.dice for run in runs], axis=0)
-    return replace(runs[0], means=means, dice=dice, combined=True)
+    costs = None
+    if have_costs(runs):
+        costs = {
+            name: np.mean([run.costs[name] for run in runs], axis=0).tolist()
+            for name in Cost._fields
+        }
+    return replace(runs[0], means=means, dice=dice, costs=costs, combined=True)
 
 
 def best_run(runs):
-    """A Run that is, in each round, the one with the highest mean Dice of several."""
+    """A Run that is, in each round, the one with the highest mean Dice of several.
+
+    It has no costs: their sums need not ascend where it goes from one draw to another.
+    """
     rounds = range(len(runs[0].labels))
     best = [max(runs, key=lambda run, r=r: run.means[r]["dice"]) for r in rounds]
     means = [run.means[r] for r, run in enumerate(best)]
     dice = np.stack([run.dice[:, r] for r, run in enumerate(best)], axis=1)
-    return replace(runs[0], means=means, dice=dice, combined=True)
+    return replace(runs[0], means=means, dice=dice, costs=None, combined=True)

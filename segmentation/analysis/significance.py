@@ -156,6 +156,24 @@ def area_under_curve(labels, dice):
     return (dice[..., 1:] + dice[..., :-1]) @ np.diff(x) / (2 * (x[-1] - x[0]))
 
 
+def area_between(costs, dice, low, high):
+    """`area_under_curve` from `low` to `high`, which lie within the ascending `costs`.
+
+    There the curve is cut, on its straight lines over log2. ValueError for other ends.
+    """
+    if not 0 < costs[0] <= low < high <= costs[-1]:
+        raise ValueError(f"{low} to {high} is no part of a curve from {costs[0]} to {costs[-1]}")
+    dice = np.asarray(dice, dtype=float)
+    inside = [place for place, cost in enumerate(costs) if low < cost < high]
+    ends = [
+        [np.interp(np.log2(end), np.log2(costs), unit) for unit in np.eye(len(costs))]
+        for end in (low, high)
+    ]
+    first, last = (dice @ np.array(end)[:, None] for end in ends)
+    cut = np.concatenate([first, dice[..., inside], last], axis=-1)
+    return area_under_curve([low, *(costs[place] for place in inside), high], cut)
+
+
 def labels_to_reach(labels, dice, target):
     """The number of labels at which a learning curve first reaches a Dice; None if it never does.
 

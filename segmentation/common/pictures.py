@@ -352,14 +352,69 @@ def learning_curves(path, curves, ylabel, title):
     single point is a horizontal line if no curve has more labels (such as full supervision),
     otherwise a point. The legend is sorted by the last value, highest first.
     """
-    figure, entries = new_figure(9.5, 5.4), []
+    figure = new_figure(9.5, 5.4)
     axes = figure.subplots()
+    across = lines_across(curves)
+    entries = draw_curves(axes, curves, across)
+    label_axis(axes, [n for arm, curve in curves.items() if arm not in across for n in curve[0]])
+    finish(figure, axes, ylabel, title, sorted(entries, key=lambda entry: -entry[0]))
+    save(figure, path)
+
+
+def cost_curves(path, panels, ylabel, title):
+    """A metric against several measures of what the labels cost, in panels of one height.
+
+    `panels` are pairs: the name of a measure, and curves as in `learning_curves` with costs in
+    place of labels. The first are the numbers of labels: if they need a log axis, as in
+    `label_axis`, all panels have one, but for a cost that begins at 0.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    figure = new_figure(12.5, 8.6)
+    grid = figure.subplots(math.ceil(len(panels) / 2), 2, sharey=True).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    across = lines_across(panels[0][1])
+    drawn = [
+        draw_curves(axes, curves, across) for axes, (_, curves) in zip(grid, panels, strict=False)
+    ]
+    ends = [
+        [cost for arm, (costs, _, _) in curves.items() if arm not in across for cost in costs]
+        for _, curves in panels
+    ]
+    label_axis(grid[0], ends[0])
+    for axes, (xlabel, _), its_ends in zip(grid, panels, ends, strict=False):
+        tidy(axes)
+        axes.set_xlabel(xlabel)
+        if axes is not grid[0] and needs_log(ends[0]) and min(its_ends) > 0:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(LogFormatter(base=2))
+    for axes in grid[::2]:
+        axes.set_ylabel(ylabel)
+    figure.suptitle(title, fontsize=12)
+    add_legend(figure, sorted(drawn[0], key=lambda entry: -entry[0]))
+    save(figure, path)
+
+
+def lines_across(curves):
+    """The arms that `learning_curves` draws as horizontal lines."""
     longest = max((labels[-1] for labels, _, _ in curves.values() if len(labels) > 1), default=0)
+    return {
+        arm for arm, (labels, _, _) in curves.items() if len(labels) == 1 and labels[0] >= longest
+    }
+
+
+def draw_curves(axes, curves, across):
+    """Draw the curves of `learning_curves`, those of `across` as horizontal lines.
+
+    Returns a list of (last value, line, name).
+    """
+    entries = []
     bands = sum(len(labels) > 1 for labels, _, _ in curves.values()) <= len(COLOURS)
     for (arm, (labels, mean, sd)), style in zip(curves.items(), styles(), strict=False):
         mean, sd = np.asarray(mean, dtype=float), np.nan_to_num(np.asarray(sd, dtype=float))
         name, colour = arm, style["color"]
-        if len(labels) == 1 and labels[0] >= longest:
+        if arm in across:
             name = f"{arm} ({labels[0]:g} labels)"
             line = axes.axhline(mean[0], color=colour, linestyle="--", linewidth=1.2)
             axes.axhspan(mean[0] - sd[0], mean[0] + sd[0], color=colour, alpha=0.12, linewidth=0)
@@ -371,9 +426,7 @@ def learning_curves(path, curves, ylabel, title):
                 low, high = mean - sd, mean + sd
                 axes.fill_between(labels, low, high, color=colour, alpha=0.15, linewidth=0)
         entries.append((mean[-1], line, name))
-    label_axis(axes, [n for labels, _, _ in curves.values() for n in labels if n <= longest])
-    finish(figure, axes, ylabel, title, sorted(entries, key=lambda entry: -entry[0]))
-    save(figure, path)
+    return entries
 
 
 def ranks(path, curves, title):
@@ -410,6 +463,11 @@ def styles():
         }
 
 
+def needs_log(labels):
+    """Whether numbers of labels span a factor of 8 or more."""
+    return bool(labels) and max(labels) >= 8 * min(labels)
+
+
 def label_axis(axes, labels):
     """Set up the x axis, numbers of labels: log2 if they span a factor of 8 or more.
 
@@ -420,7 +478,7 @@ def label_axis(axes, labels):
         axes.set_xticks([])
         return
     axes.set_xlabel("labelled images")
-    if max(labels) >= 8 * min(labels):
+    if needs_log(labels):
         axes.set_xscale("log", base=2)
         ticks = []
         for number in sorted(set(labels)):
@@ -430,15 +488,25 @@ def label_axis(axes, labels):
         axes.minorticks_off()
 
 
-def finish(figure, axes, ylabel, title, entries):
-    """Add title, grid and a legend beside the axes: `entries` are (any value, line, name)."""
-    _, lines, names = zip(*entries, strict=True)
-    figure.set_figheight(max(5.4, 0.9 + 0.2 * len(names)))
-    axes.set_title(title, fontsize=12)
-    axes.set_ylabel(ylabel)
+def tidy(axes):
+    """A grid behind the curves, and no frame above and to the right."""
     axes.grid(color="#E5E5E5")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish(figure, axes, ylabel, title, entries):
+    """Add title, grid and a legend beside the axes: `entries` are (any value, line, name)."""
+    figure.set_figheight(max(5.4, 0.9 + 0.2 * len(entries)))
+    axes.set_title(title, fontsize=12)
+    axes.set_ylabel(ylabel)
+    tidy(axes)
+    add_legend(figure, entries)
+
+
+def add_legend(figure, entries):
+    """Add a legend beside the axes: `entries` are (any value, line, name)."""
+    _, lines, names = zip(*entries, strict=True)
     names = [textwrap.fill(name, 32) for name in names]
     style = {"frameon": False, "fontsize": 9, "handlelength": 3}
     figure.legend(lines, names, loc="outside right upper", **style)

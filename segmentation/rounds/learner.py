@@ -11,6 +11,7 @@ from segmentation.common.pace import Pace
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import derived_seed, numpy_rng
 from segmentation.common.stages import pick_device, read_torch, torch_rng, write_torch
+from segmentation.data.cost import cost
 from segmentation.data.images import Images
 from segmentation.model import crf, engine, frozen
 from segmentation.model.finish import Finish
@@ -86,6 +87,20 @@ class Learner:
         probabilities = lesion_probabilities(model, images, batch, self.precision)
         pairs = zip(self.data.load_images(ids), probabilities, strict=True)
         return np.stack([crf.pseudo_mask(*pair) for pair in pairs])
+
+    def drafts(self, model, ids):
+        """The masks that a model gives to some images, empty without a model: uint8 N x H x W."""
+        if model is None:
+            return np.zeros((len(ids), *self.data.masks.shape[1:]), dtype=np.uint8)
+        how = self.recipe.batch, self.precision.device, Finish.of(self.args)
+        return segment(model, self.images_of(ids), *how)
+
+    def costs(self, model, ids):
+        """The rows of cost.csv: what the masks of some images cost, with drafts of the model."""
+        pairs = zip(self.answers.load_masks(ids), self.drafts(model, ids), strict=True)
+        return [
+            {"id": name, **cost(*pair)._asdict()} for name, pair in zip(ids, pairs, strict=True)
+        ]
 
     def train(self, number, model, ids, pseudo):
         """Train on the masks of `ids` and the model's own masks of `pseudo`: (model, log)."""

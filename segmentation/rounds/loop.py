@@ -114,10 +114,7 @@ class Loop:
         """Choose, train, evaluate, save. The state is written last: only whole rounds count."""
         args, folder = self.args, self.folder(number)
         labelled, pseudo, note = self.state["labelled"], [], ""
-        chooses = number and self.given is None
-        goes_on = number and not self.learner.recipe.from_scratch
-        before = self.folder(number - 1) / "weights.pt"
-        model = load_model(before) if chooses or goes_on else None
+        model = load_model(self.folder(number - 1) / "weights.pt") if number else None
         if self.given is None:
             known = {entry["id"] for entry in labelled}
             answer = self.answer(number, model, known) if number else self.cold_start
@@ -128,6 +125,8 @@ class Loop:
             labelled = labelled + [{**row, "id": name} for name in self.given[number]]
         ids = [entry["id"] for entry in labelled]
         assert len(set(ids)) == len(ids) == self.budgets[number]
+        costs = self.learner.costs(model, ids[len(self.state["labelled"]) :])
+        write_csv(folder / "cost.csv", costs)
         self.learner.begin(number, len(ids), len(pseudo), self.tell)
         model, log = self.learner.train(number, model, ids, pseudo)
         rows = []

@@ -11,7 +11,7 @@ from helpers_data import write_data
 from helpers_outlines import random_blob
 from PIL import Image
 
-from segmentation.analysis.runs import read_metrics
+from segmentation.analysis.runs import read_costs, read_metrics
 from segmentation.common.runfiles import UserError, read_csv, read_npz, write_csv, write_npz
 from segmentation.common.schemas import State, read_checked
 from segmentation.data import drafts, formats, lists
@@ -113,6 +113,7 @@ TARGETS = {
     "arrays": of_file("x.npz", read_npz),
     "weights": of_file("w.pt", weights),
     "metrics": of_file("metrics.csv", read_metrics),
+    "costs": of_file("cost.csv", read_costs),
 }
 
 
@@ -161,6 +162,7 @@ def annotation_files(folder):
 def run_files(folder):
     rows = [{"id": "a", **dict.fromkeys(metrics.NAMES, 0.5), "confidence": 0.4}]
     write_csv(folder / "metrics.csv", rows)
+    write_csv(folder / "cost.csv", [{"id": "a", "outline": 1.5, "corrected": 0.1, "redrawn": 1.0}])
     state = {"seed": 0, "data": "x", "synthetic": True, "rounds_planned": 0}
     state |= {"rounds": [{"round": 0, "labels": 1, "pseudo": [], "note": ""}]}
     state |= {"labelled": [{"id": "a", "round": 0, "score": None, "source": "random"}]}
@@ -189,7 +191,8 @@ def corpus(name, folder):
         arrays = np.zeros((3, 32, 32, 1), np.uint8), np.zeros((3, 32, 32), np.uint8)
         write_data(folder, *arrays, ids, ids[:2], ids[2:])
         return [b"\0".join((folder / f"{n}.json").read_bytes() for n in ("manifest", "splits"))]
-    files = {"states": "state.json", "arrays": "x.npz", "weights": "w.pt", "metrics": "metrics.csv"}
+    files = {"states": "state.json", "arrays": "x.npz", "weights": "w.pt"}
+    files |= {"metrics": "metrics.csv", "costs": "cost.csv"}
     return run_files(folder)[files[name]]
 
 

@@ -13,6 +13,10 @@ pool at once, by each of the --features (folders of cluster.py, of the same imag
 principal features k-means with --k clusters is made anew within each pool). The Dice is that of
 32 x 32 cells at 256 pixels, so it compares rules, not networks.
 
+Near copies (preprocess.py --near-copies) are never tested, and in the pool only if their source is:
+the test images of a split are those that it has without copies. `distinct` in probe.csv and
+probe.md then counts the images of a choice, an image and its copies as one.
+
 Writes to --out: `cells.npz` (what the regression sees), `probe.csv` (Dice and mean lesion area of
 the choice, for each rule, features, budget and seed) and `probe.md`, a table. If it is interrupted,
 call it again: it goes on after the last seed. More --seeds go on as well.
@@ -98,9 +102,20 @@ def parse_args():
 
 
 def split_of(data, number):
-    """Positions (pool, test) of split `number`, int64 each; a fifth is for testing."""
-    pool, test = random_split(data.has_mask, data.linked, None, len(data.ids) // 5, number)
+    """Positions (pool, test) of split `number`, int64 each; a fifth is for testing.
+
+    Near copies do not count, are never tested, and are in the pool only with their sources.
+    """
+    can_test = {name: name not in data.copy_of for name in data.ids}
+    count = sum(can_test.values()) // 5
+    pool, test = random_split(can_test, (), None, count, number, data.linked)
     return data.rows(pool), data.rows(test)
+
+
+def distinct(data, places):
+    """How many different images the ones at `places` are, where a near copy is its source."""
+    ids = [data.ids[place] for place in places]
+    return len({data.copy_of.get(name, name) for name in ids})
 
 
 def read_features(folder, data):
@@ -160,6 +175,7 @@ def rows_of(args, data, features, cells, sums, seed):
             "split": seed % args.splits,
             "dice": float(dice),
             "area": float(area[places].mean()),
+            **({"distinct": distinct(data, places)} if data.copy_of else {}),
         }
         for ((rule, name, budget), places), dice in zip(chosen, means, strict=True)
     ]

@@ -11,7 +11,9 @@ Instead of a network, a ridge regression on the features of a frozen --encoder l
 pool and test images by split s modulo --splits; each of the --rules chooses --budgets images of the
 pool at once, by each of the --features (folders of cluster.py, of the same images; from their
 principal features k-means with --k clusters is made anew within each pool). The Dice is that of
-32 x 32 cells at 256 pixels, so it compares rules, not networks.
+cells of 8 x 8 pixels, so it compares rules, not networks. A cell is foreground where the predicted
+share is above a half; with --fit-threshold above what suits the labelled images, which objects
+smaller than a few cells need.
 
 Near copies (preprocess.py --near-copies) are never tested, and in the pool only if their source is:
 the test images of a split are those that it has without copies. `distinct` in probe.csv and
@@ -92,6 +94,8 @@ def parse_args():
     add("--seeds", type=positive, default=100, help="number of seeds")
     add("--splits", type=positive, default=10, help="number of splits into pool and test images")
     add("--k", type=positive, default=10, help="clusters of the rules that use clusters")
+    help = "choose the share from which a cell is foreground by the labelled images"
+    add("--fit-threshold", action="store_true", help=help)
     add_encoder_options(parser)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args()
@@ -163,7 +167,8 @@ def rows_of(args, data, features, cells, sums, seed):
     """The rows of probe.csv of one seed."""
     pool, test = split_of(data, seed % args.splits)
     chosen = list(choices(args, features, pool, seed))
-    weights = np.stack([probe.fit(sums, places) for _, places in chosen])
+    seen = cells if args.fit_threshold else None
+    weights = np.stack([probe.fit(sums, places, seen) for _, places in chosen])
     means = probe.dice(cells, test, weights).mean(axis=1)
     area = cells.shares.mean(axis=1)
     return [

@@ -30,6 +30,13 @@ listed in splits.json as `waiting`, and images identical to one, or of its group
 --link-copies searches for copies of one photograph, cut or coloured otherwise
 (segmentation/data/copies.py), and treats them as identical.
 
+    python preprocess.py --root FOLDER --out data/redundant --near-copies 0.1x10
+
+--near-copies makes a redundant pool, as a control for rules that choose what to label: each image
+of a tenth (drawn with --seed) gets ten near copies, cut, flipped and coloured otherwise
+(segmentation/data/nearcopies.py). They are images of the pool called ID~01 to ID~10, which the
+manifest lists as copies of their source. None is tested; those of test images are left out.
+
 The output folder contains `images.npy` (uint8 N x H x W x C, C = 1 with --gray), `masks.npy` (uint8
 N x H x W in {0,1}, all zeros for an image without a mask), `manifest.json`, `splits.json`,
 `inputs.json` (size and modification time of each input file) and `files.csv`: a line for every file
@@ -69,6 +76,7 @@ from segmentation.data.lists import (
     read_groups,
     read_test_list,
 )
+from segmentation.data.nearcopies import amount, with_copies
 from segmentation.data.photos import DAMAGED
 from segmentation.data.reading import (
     in_order,
@@ -85,7 +93,7 @@ from segmentation.data.sources import (
     list_inputs,
     survey,
 )
-from segmentation.data.splitting import resolve_counts
+from segmentation.data.splitting import originals, resolve_counts
 
 
 def folders(args):
@@ -164,6 +172,13 @@ def report(out):
         print(
             f"  of these, with different masks: {few(manifest['duplicates_with_different_masks'])}"
         )
+    first = {row["id"] for row in originals(manifest["rows"])}
+    copies = [row for row in manifest["rows"] if row["id"] not in first]
+    if copies:
+        print(
+            f"  near copies: {len(copies)}, of {len({row['copy_of'] for row in copies})} images; "
+            f"in the pool: {len(splits['pool']) - len(first.intersection(splits['pool']))}"
+        )
     if options.get("link_copies"):
         print(f"  copies of one photograph: {few(manifest['copies'])}")
     grouped = options.get("group")
@@ -177,17 +192,17 @@ def report(out):
             print(f"  images in the table of groups but not in the folder: {few(unknown, 20)}")
     if splits["dropped"]:
         why = "identical to a test image" + (" or of its group" if grouped else "")
-        why += " or a copy of it" if options.get("link_copies") else ""
+        why += " or a copy of it" if options.get("link_copies") or copies else ""
         print(f"  left out of the pool, {why}: {few(splits['dropped'])}")
     if splits.get("waiting"):
         print(f"  test images without a mask, in no set yet: {few(splits['waiting'])}")
     if not options["official_test"] and not options.get("test_list"):
-        labelled = len(manifest["rows"]) - len(unlabelled)
+        labelled = len(first.difference(unlabelled))
         pool_count, test_count = resolve_counts(
             labelled, options["pool_count"], options["test_count"]
         )
         asked = (labelled - test_count if pool_count is None else pool_count, test_count)
-        got = (len(set(splits["pool"]) - set(unlabelled)), len(splits["test"]))
+        got = (len(first.intersection(splits["pool"]) - set(unlabelled)), len(splits["test"]))
         if asked != got:
             print(
                 f"  {got[0]} labelled images in the pool and {got[1]} in the test set instead of "
@@ -230,6 +245,15 @@ def image_size(text):
     return size
 
 
+def near_copies(text):
+    """An argparse type: SHARExTIMES, which stays a text."""
+    try:
+        amount(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def parse(argv):
     """Parse and check the options. UserError names options that cannot be combined."""
     parser = Parser(__doc__)
@@ -252,6 +276,8 @@ def parse(argv):
     add("--group", metavar="folder|FILE", help=help)
     help = "find copies of one photograph, cut or coloured otherwise; keep them on one side too"
     add("--link-copies", action="store_true", help=help)
+    help = "near copies of a share of the images, made on purpose, such as 0.1x10: ten of a tenth"
+    add("--near-copies", type=near_copies, metavar="SHARExTIMES", help=help)
     help = "file with the ids of the test images (instead of a random split)"
     add("--test-list", type=Path, metavar="FILE", help=help)
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")
@@ -281,8 +307,13 @@ def parse(argv):
         wrong = "--test-images needs --root or --images"
     elif args.test_images and given & {"pool_count", "test_count"}:
         wrong = "--test-images sets the split; leave out --pool-count and --test-count"
-    elif args.demo and given & {"group", "link_copies", "test_list", "skip_bad"}:
-        wrong = "--group, --link-copies, --test-list and --skip-bad cannot be combined with --demo"
+    elif args.demo and given & {"group", "link_copies", "near_copies", "test_list", "skip_bad"}:
+        wrong = (
+            "--group, --link-copies, --near-copies, --test-list and --skip-bad cannot be combined "
+            "with --demo"
+        )
+    elif args.near_copies and args.pool_count:
+        wrong = "--near-copies cannot be combined with --pool-count"
     elif args.test_list and given & {"test_images", "pool_count", "test_count"}:
         wrong = "--test-list sets the split; leave out --test-images, --pool-count, --test-count"
     elif args.verify and args.demo:
@@ -308,6 +339,7 @@ def make_plan(args):
         "demo": args.demo,
         **({"released_masks": True} if args.released_masks else {}),
         **({"link_copies": True} if args.link_copies else {}),
+        **({"near_copies": args.near_copies} if args.near_copies else {}),
     }
     found = Found([], [], [], []) if args.demo else find_sources(args)
     given, more, test = {}, {}, set()
@@ -354,7 +386,10 @@ def preprocess(args):
     if args.demo:
         items, function = range(args.demo), functools.partial(prepare_demo, seed=args.seed, **how)
     else:
-        items, function = sources, functools.partial(prepare_source, **how)
+        items = sources
+        if args.near_copies:
+            items = with_copies(sources, amount(args.near_copies), args.seed, plan.is_test)
+        function = functools.partial(prepare_source, seed=args.seed, **how)
     build(args.out, plan, in_order(function, items, args.workers), len(items))
     report(args.out)
     if args.root:

@@ -11,7 +11,13 @@ Instead of a network, a ridge regression on the features of a frozen --encoder l
 pool and test images by split s modulo --splits; each of the --rules chooses --budgets images of the
 pool at once, by each of the --features (folders of cluster.py, of the same images; from their
 principal features k-means with --k clusters is made anew within each pool). The Dice is that of
-32 x 32 cells at 256 pixels, so it compares rules, not networks.
+cells of 8 x 8 pixels, so it compares rules, not networks. A cell is foreground where the predicted
+share is above a half; with --fit-threshold above what suits the labelled images, which objects
+smaller than a few cells need.
+
+Near copies (preprocess.py --near-copies) are never tested, and in the pool only if their source is:
+the test images of a split are those that it has without copies. `distinct` in probe.csv and
+probe.md then counts the images of a choice, an image and its copies as one.
 
 Writes to --out: `cells.npz` (what the regression sees), `probe.csv` (Dice and mean lesion area of
 the choice, for each rule, features, budget and seed) and `probe.md`, a table. If it is interrupted,
@@ -88,6 +94,8 @@ def parse_args():
     add("--seeds", type=positive, default=100, help="number of seeds")
     add("--splits", type=positive, default=10, help="number of splits into pool and test images")
     add("--k", type=positive, default=10, help="clusters of the rules that use clusters")
+    help = "choose the share from which a cell is foreground by the labelled images"
+    add("--fit-threshold", action="store_true", help=help)
     add_encoder_options(parser)
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     args = parser.parse_args()
@@ -98,9 +106,20 @@ def parse_args():
 
 
 def split_of(data, number):
-    """Positions (pool, test) of split `number`, int64 each; a fifth is for testing."""
-    pool, test = random_split(data.has_mask, data.linked, None, len(data.ids) // 5, number)
+    """Positions (pool, test) of split `number`, int64 each; a fifth is for testing.
+
+    Near copies do not count, are never tested, and are in the pool only with their sources.
+    """
+    can_test = {name: name not in data.copy_of for name in data.ids}
+    count = sum(can_test.values()) // 5
+    pool, test = random_split(can_test, (), None, count, number, data.linked)
     return data.rows(pool), data.rows(test)
+
+
+def distinct(data, places):
+    """How many different images the ones at `places` are, where a near copy is its source."""
+    ids = [data.ids[place] for place in places]
+    return len({data.copy_of.get(name, name) for name in ids})
 
 
 def read_features(folder, data):
@@ -148,7 +167,8 @@ def rows_of(args, data, features, cells, sums, seed):
     """The rows of probe.csv of one seed."""
     pool, test = split_of(data, seed % args.splits)
     chosen = list(choices(args, features, pool, seed))
-    weights = np.stack([probe.fit(sums, places) for _, places in chosen])
+    seen = cells if args.fit_threshold else None
+    weights = np.stack([probe.fit(sums, places, seen) for _, places in chosen])
     means = probe.dice(cells, test, weights).mean(axis=1)
     area = cells.shares.mean(axis=1)
     return [
@@ -160,6 +180,7 @@ def rows_of(args, data, features, cells, sums, seed):
             "split": seed % args.splits,
             "dice": float(dice),
             "area": float(area[places].mean()),
+            **({"distinct": distinct(data, places)} if data.copy_of else {}),
         }
         for ((rule, name, budget), places), dice in zip(chosen, means, strict=True)
     ]

@@ -58,6 +58,35 @@ def test_the_strength_is_that_of_the_smallest_error_on_images_left_out(cells, mo
     assert np.isfinite(probe.fit(sums, np.array([5]))).all()
 
 
+def test_the_threshold_is_that_of_the_largest_dice_on_images_left_out(cells):
+    shares = cells.shares ** np.linspace(0.5, 3, 12)[:, None]  # large in some, small in others
+    cells = Cells(cells.x, shares)
+    sums, chosen = probe.sums_of(cells), set()
+    for seed in range(12):
+        places = np.random.default_rng(seed).permutation(12)[:4]
+        plain, shifted = probe.fit(sums, places), probe.fit(sums, places, cells)
+        strength = next(
+            s
+            for s in probe.STRENGTHS
+            if probe.solve(sums.xx[places].sum(0), sums.xy[places].sum(0), s, 4)
+            == pytest.approx(plain, abs=1e-12)
+        )
+        means = []
+        for threshold in probe.THRESHOLDS:
+            found = []
+            for held in places:
+                model = ridge(cells, places[places != held], strength)
+                w = np.array([*model.coef_, model.intercept_ + 0.5 - threshold])
+                found.append(probe.dice(cells, np.array([held]), w[None])[0, 0])
+            means.append(np.mean(found))
+        best = probe.THRESHOLDS[int(np.argmax(means))]
+        chosen.add(best)
+        assert shifted - plain == pytest.approx([0] * 5 + [0.5 - best], abs=1e-6)
+    assert len(chosen) > 2
+    alone = np.array([5])
+    assert np.array_equal(probe.fit(sums, alone, cells), probe.fit(sums, alone))
+
+
 def test_dice_is_that_of_the_blocks_at_full_resolution():
     rng = np.random.default_rng(1)
     masks = (rng.random((5, 32, 32)) < rng.random((5, 1, 1))).astype(np.uint8)
@@ -140,6 +169,12 @@ def test_the_script(data, clusters, tmp_path, refused, capsys):
     after = (out / "probe.csv").read_text()
     assert after.startswith(before) and len(read_csv(out / "probe.csv")) == 18
     assert "baseline" in (out / "probe.md").read_text()
+
+    words[words.index(out)] = tmp_path / "fitted"
+    call("probe", *words, "--seeds", 2, "--features", f"small={seen}", "--fit-threshold")
+    fitted = read_csv(tmp_path / "fitted" / "probe.csv")
+    assert len(fitted) == 12 and [row["dice"] for row in fitted] != [row["dice"] for row in rows]
+    assert [row["area"] for row in fitted] == [row["area"] for row in rows]  # the same choices
 
     few = refused("probe", *words, "--seeds", 1, "--features", f"few={clusters}")
     assert "has no image" in few and "--test-count 0" in few

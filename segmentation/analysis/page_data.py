@@ -6,6 +6,7 @@ import numpy as np
 
 from segmentation.analysis.page import folded, missing, paragraph, rest_of, table
 from segmentation.analysis.page_words import count_of
+from segmentation.data.splitting import originals
 
 LISTED = 200  # rows of a list of files that are shown
 USED = ("image", "mask")  # outcomes in files.csv of files that went into the arrays
@@ -17,6 +18,7 @@ def data_overview(run):
     if run.manifest is None:
         return missing("The data folder is not there, so its images cannot be described or shown.")
     rows, splits = run.manifest["rows"], run.splits or {}
+    first = originals(rows)
     masked = {row["id"] for row in rows if row.get("mask") is not None}
     facts = [["images", len(rows)], ["with a mask", len(masked)]]
     for name, key in (("pool", "pool"), ("test", "test"), ("left out of both", "dropped")):
@@ -29,7 +31,9 @@ def data_overview(run):
     height, width = run.manifest["size"]
     kind = "grayscale" if run.manifest["channels"] == 1 else "colour"
     facts.append(["size here", f"{width} × {height} pixels, {kind}"])
-    facts += original_sizes(rows)
+    facts += original_sizes(first)
+    if len(first) < len(rows):
+        facts.append(["near copies, made on purpose", len(rows) - len(first)])
     identical = run.manifest.get("duplicates") or []
     facts.append(["identical images", alike_text(identical)])
     if "copies" in run.manifest:

@@ -40,6 +40,7 @@ class Screened(NamedTuple):
     gain: Interval | None = None  # None: is the baseline itself
     p: float | None = None  # Holm's, over all rules, features and numbers of labels
     p_equal: float | None = None  # the same of the test that the gain is within the margin
+    distinct: float | None = None  # mean number of labelled images that are no near copies
 
 
 class OverSplits(NamedTuple):
@@ -93,14 +94,18 @@ def screened(rows, baseline="random", margin=None):
     Differences are paired by split, seed and labels, and averaged within each split. With `margin`,
     in 0..1, also whether they are shown to be smaller than that.
     """
-    dice = defaultdict(dict)
+    dice, distinct = defaultdict(dict), defaultdict(list)
     for row in rows:
         key = row["rule"], row["features"], int(row["labels"])
         dice[key][int(row["split"]), int(row["seed"])] = float(row["dice"])
+        if "distinct" in row:
+            distinct[key].append(int(row["distinct"]))
     found, compared = [], []
     for (rule, features, labels), own in dice.items():
         splits = len({split for split, _ in own})
         one = Screened(rule, features, labels, len(own), splits, *mean_sd(list(own.values())))
+        counted = distinct[rule, features, labels]
+        one = one._replace(distinct=float(np.mean(counted)) if counted else None)
         if rule != baseline:
             other, parts = dice[baseline, "", labels], defaultdict(list)
             for split, seed in own.keys() & other.keys():
@@ -177,15 +182,15 @@ def corrected(p):
 
 
 def screened_markdown(found, baseline="random", margin=None):
-    """The Markdown table of `screened`; the column of features only if there are any."""
-    with_features = any(one.features for one in found)
-    header = ["rule", "features", "labels", "seeds", "splits", "Dice %"]
+    """The Markdown table of `screened`; columns that are empty in all lines are left out."""
+    header = ["rule", "features", "labels", "distinct", "seeds", "splits", "Dice %"]
     header += [f"points over {baseline} [95 %]", "p (Holm)", "p (equal)"]
     lines = [
         [
             one.rule,
             one.features or "–",
             one.labels,
+            "–" if one.distinct is None else f"{one.distinct:.1f}",
             one.seeds,
             one.splits,
             plus_minus(one.mean, one.sd),
@@ -195,5 +200,10 @@ def screened_markdown(found, baseline="random", margin=None):
         ]
         for one in found
     ]
-    shown = [n for n in range(9) if (n != 1 or with_features) and (n != 8 or margin)]
+    empty = {
+        "features": not any(one.features for one in found),
+        "distinct": all(one.distinct is None for one in found),
+        "p (equal)": not margin,
+    }
+    shown = [n for n, name in enumerate(header) if not empty.get(name)]
     return markdown([header[n] for n in shown], [[line[n] for n in shown] for line in lines])

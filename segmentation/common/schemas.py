@@ -33,6 +33,7 @@ class Row(Content):
     image_sha256: str
     mask: str | None
     mask_sha256: str | None
+    copy_of: Name | None = None  # the id of which it is a near copy
 
 
 class Manifest(Content):
@@ -54,6 +55,10 @@ class Manifest(Content):
             raise ValueError(f"the id {repeated(ids)} stands there twice")
         if ids != sorted(ids):
             raise ValueError("the rows are not sorted by id")
+        originals = {row.id for row in self.rows if row.copy_of is None}
+        for row in self.rows:
+            if row.copy_of is not None and row.copy_of not in originals:
+                raise ValueError(f"{row.id} is a near copy of {row.copy_of}, which is not there")
         return self
 
 

@@ -28,10 +28,11 @@ from segmentation.data.accounting import (
 from segmentation.data.copies import find_copies
 from segmentation.data.datafolder import AGAIN, CHECKED, open_data
 from segmentation.data.ids import shown
+from segmentation.data.lists import few
 from segmentation.data.photos import read_photo
 from segmentation.data.reading import RESIZE
 from segmentation.data.sources import Found, source_hashes
-from segmentation.data.splitting import equal_groups, linked, make_splits, merge
+from segmentation.data.splitting import equal_groups, linked, make_splits, merge, originals
 
 FILES = {"images.npy", "masks.npy", "manifest.json", "splits.json", "inputs.json", "files.csv"}
 FILES |= {CHECKED}
@@ -145,9 +146,17 @@ def fill(folder, name, plan, prepared, count):
 
 
 def copies_of(folder, records, duplicates, found):
-    """Pairs of ids of copies.find_copies, without those of one group of `duplicates`."""
+    """Pairs of ids of copies.find_copies, without those of one group of `duplicates`.
+
+    Near copies, which were made on purpose, are not searched.
+    """
     path = {source.id: source.image for source in found.sources}
-    ids, images = [record["id"] for record in records], np.load(folder / "images.npy", "r")
+    row_of = {record["id"]: row for row, record in enumerate(records)}
+    ids, arrays = (
+        [record["id"] for record in originals(records)],
+        np.load(folder / "images.npy", "r"),
+    )
+    images = [arrays[row_of[name]] for name in ids]
     known = {frozenset(pair) for group in duplicates for pair in itertools.combinations(group, 2)}
 
     def gray_of(place):
@@ -195,7 +204,7 @@ def first_difference(old, new):
 def recorded_hashes(manifest):
     """Dict (id, "images" or "masks") -> sha256 of the file, as sources.source_hashes finds them."""
     known = {}
-    for row in manifest["rows"]:
+    for row in originals(manifest["rows"]):
         known[row["id"], "images"], known[row["id"], "masks"] = (
             row["image_sha256"],
             row["mask_sha256"],
@@ -293,7 +302,7 @@ def verify(out, sources):
     if not sources:
         return
     known, recorded = {source.id: source for source in sources}, recorded_hashes(manifest)
-    for row in tqdm(manifest["rows"], unit="image", leave=False, disable=None):
+    for row in tqdm(originals(manifest["rows"]), unit="image", leave=False, disable=None):
         if row["id"] not in known:
             raise UserError(f"{row['image']}: is no longer in the image folder; put it back")
         source = known[row["id"]]
@@ -303,7 +312,9 @@ def verify(out, sources):
 
 
 def verify_splits(out, manifest, splits):
-    """UserError if an id is in two lists or unknown, or if linked images are on both sides."""
+    """UserError if an id is in two lists or unknown, if linked images are on both sides, or if a
+    near copy is tested.
+    """
     path = out / "splits.json"
     test = splits["test"] + splits.get("waiting", [])
     listed = splits["pool"] + test + splits["dropped"]
@@ -314,6 +325,9 @@ def verify_splits(out, manifest, splits):
         if pool.intersection(unit) and test.intersection(unit):
             names = ", ".join(unit[:3])
             raise UserError(f"{path}: has linked images on both sides ({names}); {AGAIN}")
+    tested = [row["id"] for row in manifest["rows"] if "copy_of" in row and row["id"] in test]
+    if tested:
+        raise UserError(f"{path}: has near copies among the test images ({few(tested)}); {AGAIN}")
 
 
 def verify_lines(out, manifest):

@@ -36,6 +36,7 @@ class Data:
     fingerprint: str  # hash of manifest and splits
     linked: list  # groups of ids that stay together (splitting.linked)
     waiting: list = field(default_factory=list)  # ids of test images without a mask yet
+    copy_of: dict = field(default_factory=dict)  # id of a near copy -> id of its source
 
     @property
     def channels(self):
@@ -143,6 +144,7 @@ def open_data(folder):
         waiting=splits.get("waiting", []),
         synthetic=manifest["synthetic"],
         linked=linked(manifest),
+        copy_of={row["id"]: row["copy_of"] for row in rows if "copy_of" in row},
         fingerprint="-".join(value[:16] for value in hashes),
         **arrays,
     )

@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segmentation.common.runfiles import UserError, sha256_file
+from segmentation.common.runfiles import UserError, numpy_rng, sha256_file
 from segmentation.data.accounting import Problem, reason_of
 from segmentation.data.ids import shown
 from segmentation.data.masks import Mask, read_mask, remarks
+from segmentation.data.nearcopies import near_copy
 from segmentation.data.photos import read_photo
 from segmentation.data.synthetic import draw_lesion
 
@@ -98,16 +99,18 @@ def problem(file, path, source, error):
     return Problem(file, shown(str(path)), source.id, reason_of(error, path), digest)
 
 
-def prepare_source(source, size, gray, resize_mask=resize_mask):
+def prepare_source(source, size, gray, resize_mask=resize_mask, seed=0):
     """Read the files of a Source -> Prepared.
 
     What read_photo and read_mask raise becomes its `problems`: there is no image then, or no mask.
+    A near copy is drawn with `seed`; what there is to say of its files is said of its source alone.
     """
     try:
         photo = read_photo(source.image)
     except UserError as error:
         bad = problem(source.image_file, source.image, source, error)
-        return Prepared(None, None, {}, None, None, problems=(bad,))
+        bad = () if source.copy_of else (bad,)
+        return Prepared(None, None, {}, None, None, problems=bad)
     picture = photo.picture
     notes, problems = [(source.image_file, note) for note in photo.notes], []
     record = {"id": source.id, "image": source.image_name, "image_sha256": photo.sha256}
@@ -124,6 +127,10 @@ def prepare_source(source, size, gray, resize_mask=resize_mask):
             notes.append((source.image_file, "no mask, as its mask cannot be used"))
     if source.group is not None:
         record["group"] = source.group
+    if source.copy_of is not None:
+        record["copy_of"], notes, problems = source.copy_of, (), ()
+        values, mask = near_copy(np.asarray(picture), mask, numpy_rng(seed, "copy", source.id))
+        picture = Image.fromarray(values)
     made = prepare(record, picture, mask, size, gray, resize_mask)
     return made._replace(notes=tuple(notes), problems=tuple(problems))
 

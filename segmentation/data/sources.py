@@ -37,6 +37,7 @@ class Source(NamedTuple):
     is_test: bool = False  # of an official test set
     group: str | None = None  # of images that stay on one side of the split
     drawing: Drawing | None = None  # where the mask is not a picture, see formats.py
+    copy_of: str | None = None  # the id of the image that this is a near copy of, nearcopies.py
 
     @property
     def image_file(self):

@@ -1,7 +1,8 @@
 """The split of the images into pool and test set: made once, stored by id, and only read later.
 
 Images that are linked, because their pixels are identical, because they are copies of each other
-(--link-copies) or because they are of one group (such as a patient), are never on both sides.
+(--link-copies, --near-copies) or because they are of one group (such as a patient), are never on
+both sides. Near copies are never tested.
 """
 
 import itertools
@@ -142,10 +143,21 @@ def group_of(records, options):
     return {row["id"]: row["group"] for row in records if "group" in row}
 
 
+def originals(records):
+    """The rows of the manifest that are no near copies."""
+    return [row for row in records if "copy_of" not in row]
+
+
+def near_copies(records):
+    """Groups of ids: each image that has near copies, with them."""
+    source_of = {row["id"]: row.get("copy_of", row["id"]) for row in records}
+    return equal_groups(source_of, source_of.values())
+
+
 def linked(manifest):
     """Groups of ids that must stay on one side: equal pixels, copies, or one group, united."""
     member = group_of(manifest["rows"], manifest["options"])
-    equal = manifest["duplicates"], manifest.get("copies", ())
+    equal = manifest["duplicates"], manifest.get("copies", ()), near_copies(manifest["rows"])
     return merge(*equal, equal_groups(member, member.values()))
 
 
@@ -156,13 +168,13 @@ def make_splits(records, duplicates, options, is_test):
     included; `is_test` maps id -> bool where the test set is given.
     """
     groups = None
-    if options.get("group"):
+    if options.get("group") or options.get("near_copies"):
         member = group_of(records, options)
-        groups = equal_groups(member, member.values())
+        groups = [*equal_groups(member, member.values()), *near_copies(records)]
     has_mask = {row["id"]: row["mask"] is not None for row in records}
     if options["official_test"] or options.get("test_list"):
         given = "--test-list" if options.get("test_list") else "--test-images"
-        test_of = {name: is_test[name] for name in has_mask}
+        test_of = {name: is_test.get(name, False) for name in has_mask}  # near copies: False
         linked = merge(duplicates, groups or ())
         pool, test, waiting, dropped = given_split(test_of, has_mask, linked)
         equal = "images equal to one of it leave the pool"
@@ -171,8 +183,10 @@ def make_splits(records, duplicates, options, is_test):
     else:
         seed = options["seed"]
         counts = options["pool_count"], options["test_count"]
-        counts = resolve_counts(sum(has_mask.values()), *counts)
-        pool, test = random_split(has_mask, duplicates, *counts, seed, groups)
+        first = {row["id"] for row in originals(records)}
+        can_test = {name: has_mask[name] and name in first for name in has_mask}
+        counts = resolve_counts(sum(can_test.values()), *counts)
+        pool, test = random_split(can_test, duplicates, *counts, seed, groups)
         if not pool:
             count = options["test_count"]
             raise UserError(
@@ -183,7 +197,7 @@ def make_splits(records, duplicates, options, is_test):
             "linked ones on one side" if options.get("link_copies") else "identical ones together"
         )
         rule += alike if groups is None else "linked ones on one side"
-        dropped = sorted(name for name in set(has_mask).difference(pool) if not has_mask[name])
+        dropped = sorted(name for name in set(can_test).difference(pool) if not can_test[name])
         waiting = []
     splits = {"seed": seed, "rule": rule, "pool": pool, "test": test, "dropped": dropped}
     return {**splits, "waiting": waiting} if waiting or options.get("test_list") else splits

@@ -18,6 +18,8 @@ from segmentation.model.inference import batches, per_image
 COMPONENTS = 32
 PLACE = 3  # x, y and distance from the centre
 STRENGTHS = (0.01, 0.1, 1.0)  # of the penalty, for each labelled image
+HALF = 0.5  # a cell whose predicted share is above it is lesion
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, HALF)  # to choose from in its place
 SAMPLE = 200  # images, at most, that the principal components come from
 CHUNK = 64  # images at a time
 
@@ -95,37 +97,62 @@ def solve(xx, xy, strength, images):
     return np.linalg.solve(xx + penalty, xy[..., None])[..., 0]
 
 
-def fit(sums, places):
+def fit(sums, places, cells=None):
     """Weights of the probe with the labels of the images at `places`: float64 D.
 
     The strength is the one of STRENGTHS that has the smallest squared error on images left out, one
-    at a time; with a single image it is the largest.
+    at a time; with a single image it is the largest. With `cells`, the threshold of the predicted
+    share is the one of THRESHOLDS that has the largest mean Dice on the same images left out, and
+    the constant is shifted so that HALF is it: squared error pulls shares towards their mean, so
+    that few cells of small objects come above HALF.
     """
     xx, xy, yy = (part[places] for part in sums)
-    count, best = len(places), STRENGTHS[-1]
+    count, best, shift = len(places), STRENGTHS[-1], 0.0
     if count > 1:
         rest = xx.sum(0) - xx, xy.sum(0) - xy
+        left_out = [solve(*rest, strength, count - 1) for strength in STRENGTHS]
         errors = []
-        for strength in STRENGTHS:
-            w = solve(*rest, strength, count - 1)
+        for w in left_out:
             fitted = np.einsum("nd,nde,ne->n", w, xx, w)
             errors.append((yy - 2 * np.einsum("nd,nd->n", w, xy) + fitted).sum())
-        best = STRENGTHS[int(np.argmin(errors))]
-    return solve(xx.sum(0), xy.sum(0), best, count)
+        chosen = int(np.argmin(errors))
+        best = STRENGTHS[chosen]
+        if cells is not None:
+            shift = HALF - best_threshold(cells, places, left_out[chosen])
+    weights = solve(xx.sum(0), xy.sum(0), best, count)
+    weights[-1] += shift
+    return weights
+
+
+def best_threshold(cells, places, weights):
+    """The one of THRESHOLDS with the largest mean Dice of each of n images by its own probe.
+
+    `weights` n x D.
+    """
+    shares = cells.shares[places].astype(np.float64)
+    predicted = np.einsum("ngd,nd->ng", cells.x[places], weights)
+    lesion = predicted > np.reshape(THRESHOLDS, (-1, 1, 1))  # T x n x G
+    found = dice_of((lesion * shares).sum(-1), lesion.sum(-1) + shares.sum(-1))
+    return THRESHOLDS[int(found.mean(axis=1).argmax())]
+
+
+def dice_of(both, total):
+    """2 both / total, elementwise; 1 where two masks are empty."""
+    return np.where(total > 0, 2 * both / np.where(total > 0, total, 1), 1.0)
 
 
 def dice(cells, places, weights):
     """Dice of the images at `places` by R probes, `weights` R x D: float64 R x len(places).
 
-    A cell whose predicted share is above 0.5 is lesion altogether. As shares are exact, this is the
-    Dice of these blocks with the mask at full resolution. Two empty masks have 1.
+    A cell whose predicted share is above HALF is lesion altogether. As shares are exact, this is
+    the Dice of these blocks with the mask at full resolution. Two empty masks have 1.
     """
     found = np.empty((len(weights), len(places)))
     w = np.asarray(weights, dtype=np.float32).T
     for part in batches(len(places), CHUNK):
         x, shares = cells.x[places[part]], cells.shares[places[part]].astype(np.float64)
-        lesion = (x @ w > 0.5).astype(np.float64)  # n x G x R
+        lesion = (x @ w > HALF).astype(np.float64)  # n x G x R
         both = np.einsum("ngr,ng->rn", lesion, shares)
         total = lesion.sum(1).T + shares.sum(1)
-        found[:, part] = np.where(total > 0, 2 * both / np.where(total > 0, total, 1), 1.0)
+        found[:, part] = dice_of(both, total)
     return found

@@ -41,6 +41,7 @@ import os
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -260,7 +261,7 @@ class Ensemble:
                 dice.append(self.fits[number].expected(confidences))
             if member.reference is not None:
                 likes.append(likeness(features, member.reference))
-        p, expected = sum(seen) / len(seen), np.mean(dice, axis=0).tolist()
+        p, expected = reduce(np.add, seen) / len(seen), np.mean(dice, axis=0).tolist()
         like = np.mean(likes, axis=0).tolist() if likes else [None] * len(items)
         return [Predicted(*parts) for parts in zip(items, p, expected, like, strict=True)]
 
@@ -380,7 +381,8 @@ def predict(args, out, ensemble, todo, rows):
     """Make the masks of `todo`, a dict as of find_images, and add their rows; list of Failures."""
     gray, device = ensemble.channels == 1, pick_device(args.device)
     how = out, ensemble, args.probabilities
-    found = in_order(lambda it: read(*it, ensemble.size, gray), todo.items(), args.workers)
+    what = {"size": ensemble.size, "gray": gray}
+    found = in_order(lambda it: read(*it, **what), todo.items(), args.workers)
     predicted = ensemble.stream(found, args.batch, device)
     failures = []
     write_text(out.table, table(rows.values()))

@@ -26,6 +26,7 @@ call it again: it goes on after the last seed. More --seeds go on as well.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -136,30 +137,28 @@ def read_features(folder, data):
     return {name: content[name][rows] for name in ("features", "pretext_loss") if name in content}
 
 
-def views(args, features, pool, seed):
-    """What the rules see of each of the `features` (name -> arrays) in a pool: name -> View."""
-    nothing = np.zeros(len(pool), dtype=bool)
-    found = {"": View(nothing, None, lambda name: None)}
+def readers(args, features, pool, seed):
+    """What View.read gives of each of the `features` (name -> arrays) in a pool: by name."""
+    found: dict[str, Callable] = {"": lambda name: None}
     for name, arrays in features.items():
         own = {key: array[pool] for key, array in arrays.items()}
         if any({"cluster", "distance"} & COLD_STARTS[rule].reads for rule in args.rules):
             number = derived_seed(seed, "cluster") % 2**32
             own |= vars(geometry.kmeans(own["features"], args.k, number))
-        found[name] = View(nothing, None, own.get)
+        found[name] = own.get
     return found
 
 
 def choices(args, features, pool, seed):
     """Each (rule, name of features, budget) and the positions that it chooses in the data."""
-    for name, view in views(args, features, pool, seed).items():
+    nothing = np.zeros(len(pool), dtype=bool)
+    for name, read in readers(args, features, pool, seed).items():
         for rule in args.rules:
             strategy = COLD_STARTS[rule]
-            if bool(strategy.reads) != bool(name) or any(
-                view.read(r) is None for r in strategy.reads
-            ):
+            if bool(strategy.reads) != bool(name) or any(read(r) is None for r in strategy.reads):
                 continue
             for budget in args.budgets:
-                drawn = View(view.labelled, numpy_rng(seed, "cold start"), view.read)
+                drawn = View(nothing, numpy_rng(seed, "cold start"), read)
                 yield (rule, name, budget), pool[ask(strategy, drawn, budget).places]
 
 

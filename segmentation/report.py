@@ -86,10 +86,10 @@ def lead(run, closer):
     last = last_measured(closer)
     if last:
         interval, n = mean_dice(last.metrics["dice"]), len(last.metrics["id"])
-        ends = dice_text(interval).split(" ", 1)[1]
+        value, ends = dice_text(interval).split(" ", 1)
         what = f"{ends}, n\u00a0=\u00a0{n} {closer.measured} images, seed {closer.seed}"
         title = f"Dice of {closer.arm} with {count_of(last.labels, 'label')}"
-        facts.append((title, f"{100 * interval.value:.1f} %", what))
+        facts.append((title, f"{value} %", what))
     items = [
         element("div", element("dt", title), element("dd", value, element("small", more)))
         for title, value, more in facts

@@ -145,6 +145,7 @@ class Schedule:
                 errors="backslashreplace",
             )
             self.running.add(process)
+        assert process.stdout is not None  # it is a pipe
         for line in process.stdout:
             skipped |= FINISHED in line
             last = line.rstrip()

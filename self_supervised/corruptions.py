@@ -365,7 +365,7 @@ def outside_boxes(images, generators):
     pixels from the border. ValueError if H or W is below 14.
     """
     sides = ((length - 4 * length // 7, length - 3 * length // 7) for length in images.shape[2:])
-    return ~_boxes(images, *sides, generators, at_least=1)
+    return ~_boxes(images, *sides, generators=generators, at_least=1)
 
 
 def paint(images, hidden, generators):
@@ -386,12 +386,14 @@ def _boxes(images, heights, widths, generators, at_least):
         raise ValueError(
             f"images of {height} x {width} are too small to paint; give at least 14 x 14"
         )
-    more, *places = _uniform((5, MAX_BOXES), generators).unbind(1)
+    more, rows_u, rows_v, columns_u, columns_v = _uniform((5, MAX_BOXES), generators).unbind(1)
     goes_on = more < NEXT_BOX
     goes_on[:, :at_least] = True
     exists = goes_on.cumprod(1)[:, :, None]
-    rows = _inside(*_intervals(*heights, height, MARGIN, *places[:2]), height)
-    columns = _inside(*_intervals(*widths, width, MARGIN, *places[2:]), width)
+    (least_height, most_height), (least_width, most_width) = heights, widths
+    rows = _intervals(least_height, most_height, height, MARGIN, rows_u, rows_v)
+    columns = _intervals(least_width, most_width, width, MARGIN, columns_u, columns_v)
+    rows, columns = _inside(*rows, height), _inside(*columns, width)
     # This product of 0s and 1s counts in how many boxes a pixel is.
     return ((rows * exists).float().mT @ columns.float() > 0)[:, None]
 

@@ -197,7 +197,8 @@ def scaled(features, how):
     if how == "instance":
         return scaled(features.T, "standard").T.copy()
     if how == "standard":
-        mean, std = (f(features, axis=0, dtype=np.float64) for f in (np.mean, np.std))
+        mean = features.mean(axis=0, dtype=np.float64)
+        std = features.std(axis=0, dtype=np.float64)
         std[std <= ROUNDING * np.abs(mean)] = np.inf
         return ((features - mean) / std).astype(np.float32)
     raise ValueError(f"{how} is not a scale; give one of {', '.join(SCALES)}")

@@ -16,7 +16,7 @@ def mean_dice(values):
     nothing of other seeds. One per seed: the other way round. A single value has no interval.
     """
     found = t_interval(list(map(float, values)))
-    if found.low is None:
+    if found.low is None or found.high is None:
         return found
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 

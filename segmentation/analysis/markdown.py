@@ -64,7 +64,7 @@ def with_interval(value, low, high, scale=100):
 
 def interval_text(row, name, scale=100):
     """The same from the three `columns` of an Interval in a row."""
-    return with_interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), scale)
+    return with_interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), scale=scale)
 
 
 def p_text(p):

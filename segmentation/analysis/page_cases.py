@@ -31,7 +31,7 @@ def cases(run, closer):
         content = element("div", "no picture", class_="no-picture")
         if drawn:
             alt = f"image {row['id']} with the outlines of truth and prediction, {words}"
-            content = charts.outlined(*(arrays[place] for arrays in drawn), alt)
+            content = charts.outlined(*(arrays[place] for arrays in drawn), alt=alt)
         figures.append(figure(content, element("b", row["id"]), words))
     n = len(last.metrics["id"])
     columns = sum(kind == "best" for kind, _ in chosen)

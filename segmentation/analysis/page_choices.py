@@ -73,7 +73,7 @@ def pool_map(run, closer):
     """The map of the pool with the chosen images of each round."""
     stage = clustering_of(run, closer)
     found = read_map(run, stage) if stage else None
-    if found is None:
+    if stage is None or found is None:
         return missing(
             "There is no map: cluster.py has not been run for this folder, "
             "or its clusters.npz is missing."

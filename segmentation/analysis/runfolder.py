@@ -196,17 +196,18 @@ def trainings(run):
 
 def training(run, folder):
     """The Training in a folder; None if its state is that of something else."""
-    name, *rest = recorded(run, folder)
+    name, _, args, *rest = recorded(run, folder)
     path = folder / "state.json"
-    state = optional(run, read_json, path)
+    state: dict | None = optional(run, read_json, path)
     if state is None:
         state = {"rounds": [], "labelled": []}
     if not isinstance(state.get("rounds"), list) or not isinstance(state.get("labelled"), list):
         return None
-    args = rest[1]
     seed = re.fullmatch(r"seed(\d+)", folder.name)
     return Training(
         name,
+        folder,
+        args,
         *rest,
         arm=folder.resolve().parent.name if seed else name,
         seed=state.get("seed", int(seed[1]) if seed else args.get("seed", 0)),

@@ -121,7 +121,7 @@ def effect_size(values):
     """
     n = len(values)
     middle, sd = mean_sd(values)
-    if n < 3 or sd < 1e-12:
+    if n < 3 or sd is None or sd < 1e-12:
         return Interval(None)
     f, t = n - 1, n**0.5 * middle / sd
     correction = np.exp(special.gammaln(f / 2) - special.gammaln((f - 1) / 2)) / (f / 2) ** 0.5

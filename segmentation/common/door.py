@@ -5,6 +5,7 @@ mistake in the code can cause stays a traceback.
 """
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -34,7 +35,7 @@ def run_script(main):
     cannot show are printed with escapes.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         with signals():
@@ -108,7 +109,7 @@ def signals():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers, seen = heeded(), threading.Event()
+    numbers, seen, main = heeded(), threading.Event(), threading.get_ident()
 
     def stop(number, frame):
         seen.set()
@@ -123,7 +124,7 @@ def signals():
         with contextlib.suppress(OSError):
             number = next(iter(reader.recv(1)), 0)
             if number and not seen.wait(0.5):  # another thread got it, and the main one sleeps
-                signal.pthread_kill(threading.main_thread().ident, number)
+                signal.pthread_kill(main, number)
             reader.settimeout(GRACE + 1)
             with contextlib.suppress(TimeoutError):
                 while reader.recv(1):

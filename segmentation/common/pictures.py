@@ -95,9 +95,10 @@ def latent_map(path, points, clusters, chosen, title):
     axes.scatter(*points[chosen].T, s=30, c=colours[chosen], edgecolors="black", linewidths=0.9)
     if 1 < len(names) <= 50:
         for place, name in enumerate(names):
+            x, y = np.median(points[index == place], axis=0)
             axes.annotate(
                 str(name),
-                np.median(points[index == place], axis=0),
+                (x, y),
                 ha="center",
                 va="center",
                 fontsize=12 if len(names) <= 20 else 9,
@@ -443,7 +444,7 @@ def ranks(path, curves, title):
             (line,) = axes.plot(labels, values, **style)
             entries.append((values[-1], line, arm))
     axes.invert_yaxis()
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     label_axis(axes, [n for labels, _ in curves.values() for n in labels])
     ylabel = "mean rank in Dice (1 is best)"
     finish(figure, axes, ylabel, title, sorted(entries, key=lambda entry: entry[0]))

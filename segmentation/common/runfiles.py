@@ -13,6 +13,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
             kwargs["help"] += " (default: %(default)s)"
         return super().add_argument(*names, **kwargs)
 
-    def print_help(self, file=None):
+    def print_help(self, file: TextIO | None = None):
         print(self.format_help(), end="", file=file, flush=True)  # argparse's hides a full disk
 
     def error(self, message):

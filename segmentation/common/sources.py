@@ -20,15 +20,31 @@ COMPUTES = (
 
 
 def normalised(text):
-    """Python source without comments, docstrings and layout."""
+    """Python source without comments, docstrings and layout, as a text of its syntax tree.
+
+    The same in Python 3.10 to 3.13, other than ast.unparse, which quotes f-strings anew.
+    """
     tree = ast.parse(text)
     for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):  # Python 3.12.1 has empty pieces in some f-strings
+            node.values = [v for v in node.values if getattr(v, "value", None) != ""]
         body = getattr(node, "body", None)
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             node.body = body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return outline(tree)
+
+
+def outline(node):
+    """A node of a syntax tree as text, without empty fields, of which later Pythons have more."""
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        inside = ",".join(f"{name}={outline(value)}" for name, value in fields)
+        return f"{type(node).__name__}({inside})"
+    if isinstance(node, list):
+        return f"[{','.join(map(outline, node))}]"
+    return ascii(node)
 
 
 @functools.cache

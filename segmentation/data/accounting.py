@@ -94,7 +94,7 @@ def read_lines(path):
     return [Line(**row) for row in read_csv(path)] if path.exists() else []
 
 
-def refresh(path, lines):
+def refresh(path, lines: list[Line]):
     """Bring files.csv up to date where the files that are neither image nor mask have changed.
 
     What reading an image or a mask has shown stays as it is there.

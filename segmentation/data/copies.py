@@ -62,12 +62,12 @@ def points_of(gray):
     share = LONGER / max(gray.shape)
     how = cv2.INTER_AREA if share < 1 else cv2.INTER_CUBIC
     gray = cv2.resize(gray, None, fx=share, fy=share, interpolation=how)
-    points, found = cv2.SIFT_create(MOST_POINTS, contrastThreshold=0.01).detectAndCompute(
+    points, found = cv2.SIFT.create(MOST_POINTS, contrastThreshold=0.01).detectAndCompute(
         gray, None
     )
     if found is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
-    return np.float32([point.pt for point in points]), found
+    return np.array([point.pt for point in points], np.float32), found
 
 
 def shared_points(first, second):

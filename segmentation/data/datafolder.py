@@ -6,6 +6,7 @@ module refers to images by id; only this module turns ids into rows.
 """
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,8 +59,10 @@ class Data:
                 "the file that lists it belongs to another data folder, give that one"
             ) from None
 
-    def __post_init__(self):
-        object.__setattr__(self, "_row", {name: row for row, name in enumerate(self.ids)})
+    @functools.cached_property
+    def _row(self):
+        """Id -> row."""
+        return {name: row for row, name in enumerate(self.ids)}
 
     def load_images(self, ids):
         """uint8 array len(ids) x H x W x C, copied out of the memory map, in the order of ids."""

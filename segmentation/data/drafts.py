@@ -205,7 +205,7 @@ def write_label_studio(folder, drafts, address=LOCAL_FILES, model="SAAL"):
     with atomic(folder / "tasks.json") as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("[")
         for number, draft in enumerate(checked(drafts)):
-            task = {"data": {"image": address + quote(draft.name)}}
+            task: dict = {"data": {"image": address + quote(draft.name)}}
             if draft.mask is not None:
                 task["predictions"] = [{"model_version": model, "result": brush_result(draft.mask)}]
             file.write((",\n" if number else "\n") + json.dumps(task, separators=(",", ":")))

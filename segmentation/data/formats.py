@@ -219,7 +219,7 @@ def png_mask(content, size=None):
         values = np.asarray(picture)
         if picture.mode in ("LA", "RGBA"):
             values = values[..., -1]
-    mask = values != 0 if values.ndim == 2 else values.any(axis=-1)
+    mask = values.reshape(*values.shape[:2], -1).max(axis=-1) > 0
     if size is not None and mask.shape != size:
         raise ValueError(f"a mask in it is {mask.shape[0]}x{mask.shape[1]}")
     return mask

@@ -93,7 +93,7 @@ def read_test_list(path, sources):
         )
     if not found:
         raise UserError(f"{path}: lists no images; write the id of one image per line")
-    return set(found.values())
+    return {owner for owner in found.values() if owner is not None}
 
 
 def digest(content):

@@ -173,7 +173,7 @@ def deep(picture):
     return values.astype(np.uint16), 255 if values.max() <= 255 else 65535
 
 
-def divide(values, top, lossy=False, apart=APART):
+def divide(values, top, lossy=False, apart: float = APART):
     """Unsigned values H x W in 0..top -> (bool H x W of the bright ones, notes). Raises Unclear."""
     levels = np.unique(values).tolist()
     if len(levels) == 1:

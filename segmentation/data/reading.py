@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
     """
 
     image: np.ndarray | None  # uint8 H x W x C
-    mask: np.ndarray  # uint8 H x W in {0,1}
+    mask: np.ndarray | None  # uint8 H x W in {0,1}
     record: dict
     pixels: str | None
     mask_pixels: str | None
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
 def sha256_pixels(values):
     """Hex SHA-256 of an array's shape and bytes."""
     digest = hashlib.sha256(str(values.shape).encode())
-    digest.update(np.ascontiguousarray(values))
+    digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 

@@ -79,10 +79,10 @@ def calibrate(confidences, dice):
             for held in range(FOLDS)
         ]
         errors[kind] = float(np.sqrt(np.mean(np.concatenate(left) ** 2)))
-    kind = min(errors, key=errors.get)
-    knots = FITS[kind](x, y)
-    threshold = review_threshold(np.interp(x, *knots))
-    return Calibration(kind, *(k.tolist() for k in knots), threshold, len(x), errors)
+    kind = min(errors, key=lambda each: errors[each])
+    at, expected = FITS[kind](x, y)
+    threshold = review_threshold(np.interp(x, at, expected))
+    return Calibration(kind, at.tolist(), expected.tolist(), threshold, len(x), errors)
 
 
 def held_out(confidences, dice):

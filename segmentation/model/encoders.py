@@ -8,6 +8,7 @@ here every tensor is matched and copied, or the file is refused.
 import contextlib
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +45,10 @@ class TimmEncoder(nn.Module):
     of what `forward` gives.
     """
 
+    body: Any  # what timm makes, an nn.Module with feature_info
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, name):
         import timm  # takes seconds
 
@@ -66,7 +71,7 @@ class TimmEncoder(nn.Module):
             )
         channels = dict(zip(self.strides, self.body.feature_info.channels(), strict=True))
         self.level_channels = [channels.get(stride, 0) for stride in every]
-        config = timm.get_pretrained_cfg(name)
+        config = config_of(name)
         for part, values in (("mean", config.mean), ("std", config.std)):
             self.register_buffer(part, torch.tensor(values)[:, None, None], persistent=False)
 
@@ -86,6 +91,15 @@ class TimmEncoder(nn.Module):
         for level in range(1, len(self.level_channels) - len(maps)):
             levels.append(padded[:, :0, :: 2**level, :: 2**level])
         return [*levels, *maps]
+
+
+def config_of(name):
+    """timm's PretrainedCfg of a backbone that it has made: the images that its weights expect."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None
+    return config
 
 
 @contextlib.contextmanager
@@ -203,7 +217,7 @@ def downloaded(name):
             f"--encoder-weights imagenet: no weights of {name} to be had ({reason}); "
             "give a file, or package"
         ) from None
-    return model.state_dict(), f"timm {timm.get_pretrained_cfg(name).architecture}"
+    return model.state_dict(), f"timm {config_of(name).architecture}"
 
 
 def read_file(path):

@@ -1,5 +1,8 @@
 """The segmentation loss of the paper, half cross-entropy and half soft Dice; deep supervision."""
 
+from functools import reduce
+
+import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 SMOOTH = 1.0  # pixels; gives an empty prediction of an empty mask a Dice of 1
@@ -51,4 +54,5 @@ def deep_supervision_loss(logits, masks, known=None):
     0.6 : 0.3 : 0.1 of DSAL's released code (arXiv 2101.09057), in its order of the heads.
     """
     losses = (segmentation_loss(head, masks, known) for head in logits)
-    return sum(weight * loss for weight, loss in zip(HEAD_WEIGHTS, losses, strict=False))
+    weighted = (weight * loss for weight, loss in zip(HEAD_WEIGHTS, losses, strict=False))
+    return reduce(torch.add, weighted)

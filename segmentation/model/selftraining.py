@@ -7,6 +7,8 @@ in its training, but not in the predictions that make the masks (Xie et al. 2020
 Several teachers, soft masks and several students in turn are from the same paper.
 """
 
+from functools import reduce
+
 import numpy as np
 
 from segmentation.model.finish import clean
@@ -23,7 +25,7 @@ def own_masks(models, images, batch, precision, kind="hard", largest=False):
     or above CONFIDENT, else NaN.
     """
     seen = (lesion_probabilities(m, images, batch, precision, views=True) for m in models)
-    p = sum(seen) / len(models)
+    p = reduce(np.add, seen) / len(models)
     if largest:
         p = clean(p)
     if kind == "hard":

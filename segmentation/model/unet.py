@@ -7,6 +7,8 @@ pretraining and to predict lesions. Its parts are `encoder` (contracting path an
 `decoder`, `head` (the 1x1 output layer) and, for deep supervision, two more output layers, `side`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -77,6 +79,8 @@ class UNet(nn.Module):
     than 1 repeat a defect of the released code on purpose. `constancy` divides them by the colour
     of their light, see `shades_of_gray`.
     """
+
+    decoder: Any  # nn.ModuleList of DoubleConv, of which torch's types know no more than Module
 
     def __init__(
         self,
@@ -220,7 +224,8 @@ def build(args, data, out_channels, frozen=False, **more):
     else:
         model = UNet(data.channels, out_channels, args.width, encoder=args.encoder, **more)
     height, width = data.images.shape[1:3]
-    least = 1 if args.encoder == PAPER else 2 * model.encoder.strides[-1]
+    encoder = model.encoder
+    least = 2 * encoder.strides[-1] if isinstance(encoder, TimmEncoder) else 1
     if min(height, width) < least:
         raise UserError(
             f"{data.folder}: images of {height}x{width} are too small for --encoder "

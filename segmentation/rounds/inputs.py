@@ -149,8 +149,7 @@ class Inputs:
         path = args.out / "state.json"
         if path.exists():
             state = read_checked(path, State, f"delete {args.out}")
-            if self.given is not None:
-                self.check_given(args, state)
+            self.check_given(args, state)
             self.check_rounds(args, state)
             return state
         return {
@@ -185,7 +184,9 @@ class Inputs:
                 raise UserError(f"{args.out / name}: is missing, but state.json has it done; {fix}")
 
     def check_given(self, args, state):
-        """UserError unless --labelled goes on from the rounds of the run's `state`."""
+        """UserError unless --labelled, if given, goes on from the rounds of the run's `state`."""
+        if self.given is None:
+            return
         done = [[] for _ in state["rounds"]]
         for entry in state["labelled"]:
             done[entry["round"]].append(entry["id"])

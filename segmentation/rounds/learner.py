@@ -47,6 +47,8 @@ def partial_folder(out, number):
 class Learner:
     """Trains and measures models on the images of one run, as its options say."""
 
+    pace: Pace  # of the round, see `begin`
+
     def __init__(self, args, inputs):
         self.args, self.data, self.answers = args, inputs.data, inputs.answers
         self.seen = inputs.seen
@@ -54,7 +56,6 @@ class Learner:
         self.recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
         self.precision = Precision.of(args, pick_device(args.device))
         self.images = Images(self.data, self.seen, self.precision.device, args.pool_on)
-        self.pace = None  # of the round, see `begin`
 
     def images_of(self, ids):
         """The images of some ids of the pool, on the device."""

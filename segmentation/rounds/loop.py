@@ -118,6 +118,7 @@ class Loop:
         if self.given is None:
             known = {entry["id"] for entry in labelled}
             answer = self.answer(number, model, known) if number else self.cold_start
+            assert answer is not None  # without rounds in its state, a run has a cold start
             labelled = labelled + self.entries(number, answer, known)
             pseudo, note = [self.pool[place] for place in answer.pseudo], answer.note
         else:

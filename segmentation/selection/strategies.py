@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from segmentation.data.images import Images
 from segmentation.model.inference import Inference
 from segmentation.selection import coldstart, query, recent, sizefree, uncertainty
 
@@ -46,9 +47,9 @@ class View:
 
     labelled: np.ndarray  # boolean N
     rng: np.random.Generator  # of this round
-    read: object  # read(name): that array of cluster.py's folder, or UserError
+    read: Callable  # read(name): that array of cluster.py's folder, or UserError
     number: int = 0  # of the round
-    images: object = None  # data.images.Images of the pool
+    images: Images | None = None  # of the pool; like the model and how it is run, for queries
     model: object = None  # after the last round; None in a cold start
     passes: int = 0  # of Monte Carlo dropout
     stream: tuple = ()  # of their dropout masks: a seed and names
@@ -74,11 +75,13 @@ class View:
         """One of uncertainty.py's scores for all unlabelled images: float64, in order."""
         monte_carlo = function in (uncertainty.score_ceal, uncertainty.score_bald)
         more = (self.passes, self.stream) if monte_carlo else ()
+        assert self.images is not None and self.inference is not None
         images = self.images.subset(torch.from_numpy(self.unlabelled))
         return function(self.model, images, *more, *self.inference)
 
     def bottleneck(self):
         """The model's own features of the pool: its pooled bottleneck, float32 N x D."""
+        assert self.inference is not None
         return uncertainty.pooled_bottleneck(self.model, self.images, *self.inference)
 
 
@@ -255,7 +258,9 @@ COLD_STARTS = {  # choose without a model
         FEATURES,
     ),
     "permuted": Strategy(
-        lambda view, budget: coldstart.permuted(*view.clusters, view.labelled, budget, view.rng),
+        lambda view, budget: coldstart.permuted(
+            *view.clusters, labelled=view.labelled, budget=budget, rng=view.rng
+        ),
         "control: as saal, but with the features of other images",
         CLUSTERS,
         draws=True,

@@ -11,6 +11,7 @@ draws from its own, so that what happens to it does not depend on the batch it i
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from segmentation.common.stages import torch_rng
@@ -21,7 +22,7 @@ MAX_BOXES = 5
 NEXT_BOX = 0.95  # probability of each further box
 MARGIN = 3  # pixels between a box and the border
 CURVE_POINTS = 4096
-PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}  # corrupted together, to fit into caches
+PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 22}  # corrupted together, to fit into caches
 TRIES = 4  # draws with replacement, before a permutation is used for the rest
 
 
@@ -113,6 +114,18 @@ def _uniform_each(counts, generators):
     return numbers
 
 
+def _indices(mask):
+    """Where a mask (N) is true: int64. NumPy needs no branches for it, PyTorch one per element."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(1)
+
+
+def _small_ints(count):
+    """The smaller of int16 and int32 that holds 0..count-1 and -1."""
+    return torch.int16 if count <= 1 << 15 else torch.int32
+
+
 def _intervals(low, high, length, margin, u, v):
     """Intervals with sizes uniform in low..high, uniformly placed in 0..length-1.
 
@@ -176,7 +189,7 @@ def shuffle_windows(images, shown, tops, lefts, heights, widths, generators):
     batch, _, height, width = images.shape
     device = images.device
     last = last_window(tops, lefts, heights, widths, height, width)
-    at = ((last >= 0) & shown[:, 0]).flatten().nonzero().squeeze(1)
+    at = _indices(((last >= 0) & shown[:, 0]).flatten())
     first = torch.arange(batch, device=device, dtype=torch.int32) * tops.shape[1]
     owner = (last + first[:, None, None]).flatten().index_select(0, at)
 
@@ -211,12 +224,12 @@ def random_places(group, own, sizes, generators):
     """
     device, batch = group.device, len(generators)
 
-    def per_image(groups):
-        if batch == 1:
-            return [len(groups)]
-        return torch.bincount(groups // (len(sizes) // batch), minlength=batch).tolist()
+    def per_image(values):
+        return values.view(batch, -1).sum(1)
 
-    sizes = sizes * torch.zeros_like(sizes).scatter_(0, group.long(), 1)  # 0 without elements
+    elements = torch.bincount(group, minlength=len(sizes))
+    image_ends = per_image(elements).cumsum(0)
+    sizes = sizes * (elements > 0)
     ends = sizes.cumsum(0, dtype=torch.int32)
     starts = ends - sizes
     free = torch.iinfo(torch.int32).max
@@ -224,31 +237,34 @@ def random_places(group, own, sizes, generators):
     places = torch.empty_like(group)
     left, left_group = torch.arange(len(group), device=device), group
     for attempt in range(TRIES):
-        uniform = _uniform_each(per_image(left_group), generators)
+        counts = torch.searchsorted(left, image_ends).diff(prepend=image_ends.new_zeros(1))
+        uniform = _uniform_each(counts.tolist(), generators)
         drawn = (uniform * sizes.index_select(0, left_group)).int()
         at = (starts.index_select(0, left_group) + drawn).long()
         claim = left.int() + attempt * len(group)  # an element keeps a place that it drew earlier
         taken_by.scatter_reduce_(0, at, claim, "amin")
         places.scatter_(0, left, drawn)
-        left = left.masked_select(taken_by.index_select(0, at) != claim)
-        left_group = group.index_select(0, left)
+        without = _indices(taken_by.index_select(0, at) != claim)
+        left, left_group = left.index_select(0, without), left_group.index_select(0, without)
 
     # Number the places of all crowded groups consecutively. A random order of them all, stably
     # sorted by group, is a random order in each group.
-    crowded = torch.zeros_like(sizes).scatter_(0, left_group.long(), 1)
+    crowded = torch.zeros_like(sizes, dtype=torch.bool).index_fill_(0, left_group.long(), True)
     sizes = sizes * crowded
     starts = sizes.cumsum(0, dtype=torch.int32) - sizes
-    groups = torch.arange(len(sizes), dtype=torch.int32, device=device).repeat_interleave(sizes)
+    some = sizes.index_select(0, _indices(crowded))
+    numbers = torch.arange(len(some), dtype=_small_ints(len(some)), device=device)
+    groups = numbers.repeat_interleave(some)
     order = torch.empty(len(groups), dtype=torch.int32, device=device)
     start = 0
-    for count, generator in zip(per_image(groups), generators, strict=True):
+    for count, generator in zip(per_image(sizes).tolist(), generators, strict=True):
         part = order[start : start + count]
         torch.randperm(count, generator=generator, out=part)
         part += start
         start += count
     order = order.index_select(0, groups.index_select(0, order).argsort(stable=True))
 
-    moved = crowded.index_select(0, group).nonzero().squeeze(1)
+    moved = _indices(crowded.index_select(0, group))
     start = starts.index_select(0, group.index_select(0, moved))
     at = start + own.index_select(0, moved)
     return places.scatter_(0, moved, order.index_select(0, at) - start)
@@ -262,29 +278,37 @@ def last_window(tops, lefts, heights, widths, height, width):
 
     A window is the union of four overlapping blocks with power-of-two sides 2^a x 2^b, one in
     each of its corners. A block is written to the map of its size, at its top left pixel. Then each
-    block passes its window on to the two blocks of half its size that it consists of.
+    block passes its window on to the two blocks of half its size that it consists of. The maps of
+    one b at a time fit into a cache.
     """
     batch, count = tops.shape
     a, b = (torch.frexp(x.float()).exponent - 1 for x in (heights, widths))
     a_count, b_count = (1 + torch.stack([a.max(), b.max()])).tolist()
-    shape = (batch, a_count, b_count, height, width)
-    dtype = torch.int16 if count < 1 << 15 else torch.int32
-    maps = torch.full(shape, -1, dtype=dtype, device=tops.device)
+    dtype = _small_ints(count)
+    maps = torch.empty((batch, a_count, height, width), dtype=dtype, device=tops.device)
 
+    # Where in the maps the four blocks of each window go: (B N, 4).
     image = torch.arange(batch, device=tops.device)[:, None]
-    size = ((image * a_count + a) * b_count + b).int()
-    window = torch.arange(count, dtype=dtype, device=tops.device).expand(batch, count)
-    for y in (tops, tops + heights - (1 << a)):
-        for x in (lefts, lefts + widths - (1 << b)):
-            index = ((size * height + y) * width + x).flatten()
-            maps.view(-1).scatter_reduce_(0, index.long(), window.flatten(), "amax")
+    top = (image * a_count + a) * height + tops
+    down, across = heights - (1 << a), widths - (1 << b)
+    corners = [y * width + x for y in (top, top + down) for x in (lefts, lefts + across)]
+    corners = torch.stack(corners, -1).flatten(0, 1)
+    windows = torch.arange(count, dtype=dtype, device=tops.device).repeat(batch)
+    b = b.flatten()
 
-    for level in range(a_count - 1, 0, -1):
-        _pass_on(maps[:, level], maps[:, level - 1], 1 << (level - 1), dim=-2)
-    maps = maps[:, 0]
-    for level in range(b_count - 1, 0, -1):
-        _pass_on(maps[:, level], maps[:, level - 1], 1 << (level - 1), dim=-1)
-    return maps[:, 0].int()
+    last = None
+    for level in range(b_count - 1, -1, -1):
+        chosen = _indices(b == level)
+        at = corners.index_select(0, chosen)
+        blocks = windows.index_select(0, chosen)[:, None].expand_as(at)
+        maps.fill_(-1).view(-1).scatter_reduce_(0, at.flatten(), blocks.flatten(), "amax")
+        for half in range(a_count - 2, -1, -1):
+            _pass_on(maps[:, half + 1], maps[:, half], 1 << half, dim=-2)
+        if last is not None:
+            _pass_on(last, maps[:, 0], 1 << level, dim=-1)
+        last = maps[:, 0].clone()
+    assert last is not None  # b_count is at least 1
+    return last.int()
 
 
 def _pass_on(blocks, halves, step, dim):
@@ -307,9 +331,14 @@ def nonlinear_intensity(images, generators):
     numbers = _uniform((5,), generators)
     control, decreasing = numbers[:, :4].unflatten(1, (2, 2)), numbers[:, 4] < 0.5
     table = bezier_table(control, decreasing)
-    levels = (images * (table.shape[1] - 1)).flatten(1)
-    below = levels.long().clamp(0, table.shape[1] - 2)
-    low, high = table.gather(1, below), table.gather(1, below + 1)
+    steps = table.shape[1] - 1
+    levels = images.flatten(1) * steps
+    below = levels.int().clamp(0, steps - 1)
+    first = torch.arange(len(images), dtype=torch.int32, device=images.device) * steps
+    at = (below + first[:, None]).flatten()
+    low, high = (
+        x.flatten().index_select(0, at).view_as(levels) for x in (table[:, :-1], table[:, 1:])
+    )
     return torch.lerp(low, high, levels - below).view_as(images)
 
 
@@ -389,17 +418,19 @@ def _boxes(images, heights, widths, generators, at_least):
     more, rows_u, rows_v, columns_u, columns_v = _uniform((5, MAX_BOXES), generators).unbind(1)
     goes_on = more < NEXT_BOX
     goes_on[:, :at_least] = True
-    exists = goes_on.cumprod(1)[:, :, None]
+    bits = goes_on.cumprod(1) << torch.arange(MAX_BOXES, device=images.device)
+    bits = bits.to(torch.uint8)[:, :, None]  # a bit for each box that exists
     (least_height, most_height), (least_width, most_width) = heights, widths
     rows = _intervals(least_height, most_height, height, MARGIN, rows_u, rows_v)
     columns = _intervals(least_width, most_width, width, MARGIN, columns_u, columns_v)
     rows, columns = _inside(*rows, height), _inside(*columns, width)
-    # This product of 0s and 1s counts in how many boxes a pixel is.
-    return ((rows * exists).float().mT @ columns.float() > 0)[:, None]
+    # The bits of the boxes whose rows, and of those whose columns, a pixel is in.
+    rows, columns = ((x * bits).sum(1, dtype=torch.uint8) for x in (rows, columns))
+    return ((rows[:, :, None] & columns[:, None]) > 0)[:, None]
 
 
 def _inside(start, size, length):
     """Which of 0..length-1 are in the intervals: (B, N) -> bool (B, N, length)."""
-    place = torch.arange(length, device=start.device)
+    place = torch.arange(length, dtype=start.dtype, device=start.device)
     start = start[:, :, None]
     return (place >= start) & (place < start + size[:, :, None])

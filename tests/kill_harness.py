@@ -124,7 +124,12 @@ def interrupt(words, out, rng, seconds):
     except subprocess.TimeoutExpired:
         process.send_signal(number)
     sent = time.monotonic()
-    error = process.communicate(timeout=60)[1]
+    try:
+        error = process.communicate(timeout=6 * LIMIT)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"had not left after {6 * LIMIT} s", False, f"{number.name} at {wait:.1f} s"
     wrong = wrong_exit(number, process.returncode, error, time.monotonic() - sent)
     return wrong, process.returncode == 0, f"{number.name} at {wait:.1f} s"
 

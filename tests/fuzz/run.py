@@ -54,7 +54,8 @@ def fuzz(name, seconds, findings):
     if done.returncode == 0:
         return False, f"{count} inputs, nothing found"
     lines = done.stderr.strip().splitlines()
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Warning)\b", line)]
+    failure = r"[\w.]*(Error|Exception|Warning)\b|.*ERROR: libFuzzer: (timeout|out-of-memory)"
+    raised = [line for line in lines if re.match(failure, line)]
     return True, f"{count} inputs, {raised[-1] if raised else lines[-1] if lines else 'died'}"
 
 

@@ -129,7 +129,7 @@ def interrupt(words, out, rng, seconds):
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return f"had not left after {6 * LIMIT} s", False, f"{number.name} at {wait:.1f} s"
+        return f"had not left after {6 * LIMIT:g} s", False, f"{number.name} at {wait:.1f} s"
     wrong = wrong_exit(number, process.returncode, error, time.monotonic() - sent)
     return wrong, process.returncode == 0, f"{number.name} at {wait:.1f} s"
 

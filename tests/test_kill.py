@@ -134,3 +134,42 @@ def test_a_few_random_moments(tmp_path):
     """python tests/kill_harness.py --moments 100 is the same with more of them."""
     told = []
     assert kill_harness.run(6, 3, tmp_path, told.append) == 0, told
+
+
+def test_a_process_that_stays_fails_its_moment(tmp_path, monkeypatch):
+    """It is told as a failure, and ended; the harness goes on."""
+    monkeypatch.setattr(kill_harness, "LIMIT", 0.1)
+    script = tmp_path / "deaf.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "time.sleep(600)\n"
+    )
+    out = tmp_path / "ready"
+
+    class WhenReady:
+        """Draws SIGTERM, soon after the script has become deaf to it."""
+
+        def choice(self, _):
+            return signal.SIGTERM
+
+        def uniform(self, *_):
+            return 0.1
+
+    started = []
+    start = kill_harness.start
+
+    def start_and_wait(words, folder):
+        process = start(words, folder)
+        deadline = time.monotonic() + PATIENCE
+        while not out.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(kill_harness, "start", start_and_wait)
+    wrong, done, _ = kill_harness.interrupt([script], out, WhenReady(), 0)
+    assert wrong == "had not left after 0.6 s" and not done
+    assert started[0].returncode == -signal.SIGKILL

@@ -46,7 +46,7 @@ def run_script(main):
     except Stopped as stop:
         leave(128 + stop.number, said(stop.number))
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno is None:  # raised by a library for something else
@@ -67,10 +67,17 @@ def run_script(main):
 
 def leave(code, line):
     """End with a line on stderr."""
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError:  # what is left goes nowhere; Python would try again, and exit with 120
+        discard(sys.stdout)
     print(line, file=sys.stderr)
     sys.exit(code)
+
+
+def discard(stream):
+    """Let all that is still written to a stream go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def leave_at_once():

@@ -381,8 +381,8 @@ def predict(args, out, ensemble, todo, rows):
     """Make the masks of `todo`, a dict as of find_images, and add their rows; list of Failures."""
     gray, device = ensemble.channels == 1, pick_device(args.device)
     how = out, ensemble, args.probabilities
-    what = {"size": ensemble.size, "gray": gray}
-    found = in_order(lambda it: read(*it, **what), todo.items(), args.workers)
+    size = ensemble.size
+    found = in_order(lambda it: read(it[0], it[1], size, gray), todo.items(), args.workers)
     predicted = ensemble.stream(found, args.batch, device)
     failures = []
     write_text(out.table, table(rows.values()))

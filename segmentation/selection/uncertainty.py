@@ -93,9 +93,9 @@ def score_ceal(model, images, passes, stream, batch, precision, advance=nothing)
     """
 
     def measure(x):
-        encoded = model.encode(x)
-        variance = monte_carlo(model, *encoded, passes=passes).var(dim=0, correction=0)
-        prediction = model.decode(*encoded, drop=False)[:, 0] > 0
+        bottleneck, skips = model.encode(x)
+        variance = monte_carlo(model, bottleneck, skips, passes).var(dim=0, correction=0)
+        prediction = model.decode(bottleneck, skips, drop=False)[:, 0] > 0
         pairs = zip(variance.cpu().numpy(), prediction.cpu().numpy(), strict=True)
         return torch.tensor([ceal_uncertainty(*pair) for pair in pairs], dtype=torch.float64)
 
@@ -110,7 +110,8 @@ def score_bald(model, images, passes, stream, batch, precision, advance=nothing)
     """
 
     def measure(x):
-        p = monte_carlo(model, *model.encode(x), passes=passes)
+        bottleneck, skips = model.encode(x)
+        p = monte_carlo(model, bottleneck, skips, passes)
         information = binary_entropy(p.mean(dim=0)) - binary_entropy(p).mean(dim=0)
         return pixel_mean(information).clamp(min=0)
 

@@ -328,7 +328,7 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
         return found
 
     written, ahead = [], []
-    monkeypatch.setattr(predict, "read", lambda *w, **how: read.append(1) or reading(*w, **how))
+    monkeypatch.setattr(predict, "read", lambda *words: read.append(1) or reading(*words))
     monkeypatch.setattr(predict.Ensemble, "predict", watched)
     monkeypatch.setattr(predict, "write", lambda *words: written.append(1) or writing(*words))
     run(make_weights(tmp_path / "w"), tmp_path / "in", tmp_path / "out", "--batch", 4)

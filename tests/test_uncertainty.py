@@ -306,8 +306,8 @@ def test_bald_against_whole_passes_with_the_same_masks(model, images, monkeypatc
     ],
 )
 def test_bald_by_hand(model, images, monkeypatch, passes, bald):
-    def sample(model, bottleneck, skips, **how):
-        assert how == {"passes": len(passes)}
+    def sample(model, bottleneck, skips, count):
+        assert count == len(passes)
         return torch.tensor(passes).view(-1, 1, 1, 1).expand(-1, len(bottleneck), 32, 32)
 
     monkeypatch.setattr(uncertainty, "monte_carlo", sample)
@@ -318,9 +318,9 @@ def test_bald_by_hand(model, images, monkeypatch, passes, bald):
 def test_bald_is_never_below_zero(model, images, monkeypatch):
     """Equal passes: what is left of the difference is rounding, of either sign."""
 
-    def sample(model, bottleneck, skips, passes):
+    def sample(model, bottleneck, skips, count):
         p = torch.rand(len(bottleneck), 1, 1, generator=torch.Generator().manual_seed(0))
-        return p.expand(passes, -1, 32, 32)
+        return p.expand(count, -1, 32, 32)
 
     monkeypatch.setattr(uncertainty, "monte_carlo", sample)
     scores = uncertainty.score_bald(model, images.repeat(6, 1, 1, 1), 3, (0, "x"), 42, CPU)

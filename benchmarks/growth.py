@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.measure import save, seconds
+from benchmarks.measure import memory, save, seconds
 from segmentation.common import pictures
 from segmentation.common.door import run_script
 from segmentation.common.precision import Precision
@@ -37,16 +37,8 @@ SIZES = (1000, 4000, 16000, 33126)
 PIXELS = 64
 
 
-def own_memory():
-    """Memory of this process in bytes, without memory-mapped files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no RssAnon")
-
-
 class Peak(threading.Thread):
-    """A thread that records the largest `own_memory` while it runs."""
+    """A thread that records the largest memory of this process, memory-mapped files apart."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -54,7 +46,7 @@ class Peak(threading.Thread):
 
     def run(self):
         while True:
-            self.bytes = max(self.bytes, own_memory())
+            self.bytes = max(self.bytes, memory("RssAnon"))
             time.sleep(0.02)
 
 

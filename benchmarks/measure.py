@@ -31,6 +31,16 @@ def seconds(function, device="cpu"):
     return time.perf_counter() - start
 
 
+def memory(field):
+    """Memory of this process in bytes, by a field of /proc/self/status: VmRSS is what it has now,
+    VmHWM the most it has had, RssAnon what it has now without memory-mapped files.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
 def in_turn(functions, repeats, device="cpu"):
     """Median seconds of each function in a dict, called in turn after one warm-up call each.
 

@@ -25,7 +25,7 @@ from segmentation.common.runfiles import UserError, numpy_rng
 from segmentation.data.images import to_input
 from segmentation.model.encoders import load_backbone_weights
 from segmentation.model.inference import collect
-from segmentation.selection.geometry import normalise
+from segmentation.selection.distances import normalise
 from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
 
 SCALES = ("none", "l2", "instance", "standard")

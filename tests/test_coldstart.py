@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
 
-from segmentation.selection import coldstart, geometry
+from segmentation.selection import coldstart, coverage, distances, geometry
 
 
 def nothing(count):
@@ -353,19 +353,19 @@ def test_typiclust_takes_the_densest_of_each_blob():
 def test_neighbour_distance_by_brute_force():
     points = np.random.default_rng(0).normal(size=(30, 4))
     near = np.sort(pairwise(points), axis=1)
-    found = geometry.neighbour_distance(points, 5)
+    found = distances.neighbour_distance(points, 5)
     np.testing.assert_allclose(found, near[:, 1:6].mean(axis=1), atol=1e-6)
-    found = geometry.neighbour_distance(points[:4], 5)
+    found = distances.neighbour_distance(points[:4], 5)
     np.testing.assert_allclose(found, pairwise(points[:4]).sum(axis=1) / 3, atol=1e-6)
-    assert geometry.neighbour_distance(points[:1], 5).tolist() == [0]
+    assert distances.neighbour_distance(points[:1], 5).tolist() == [0]
     identical = np.repeat(np.random.default_rng(0).normal(size=(5, 300)), 3, axis=0)
-    assert geometry.neighbour_distance(identical, 2).tolist() == [0] * 15
+    assert distances.neighbour_distance(identical, 2).tolist() == [0] * 15
 
 
 def test_distances_by_brute_force_and_identical_rows_are_at_none():
     points = np.random.default_rng(0).normal(size=(40, 300)) * 50 + 1000
     points[7] = points[3]
-    found = geometry.distances_from(points)(np.array([3, 30]))
+    found = distances.Distances(points).exact(np.array([3, 30]))
     expected = pairwise(points)[[3, 30]]
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.linalg.norm(points, axis=1).max())
     assert found[0, 7] == found[0, 3] == found[1, 30] == 0
@@ -437,7 +437,7 @@ def test_probcover_uses_the_delta_of_its_pseudo_labels():
 
 def test_probcover_takes_the_purity_it_is_given():
     points = np.random.default_rng(1).normal(size=(60, 3))
-    found = geometry.clustered(geometry.normalise(points), 3, np.random.default_rng(0))
+    found = geometry.clustered(distances.normalise(points), 3, np.random.default_rng(0))
     outcomes = set()
     for purity in (0.9, 0.4):
         delta = coldstart.probcover_delta(points, found.cluster, purity)
@@ -481,11 +481,13 @@ def test_herding_of_identical_images_takes_each_once_and_the_first():
 
 @pytest.mark.parametrize("rule", ["probcover", "max_herding", "typical_cover"])
 @pytest.mark.parametrize("pool", ["blobs", "repeated rows"])
-def test_small_memory_and_small_blocks_change_no_choice(rule, pool, monkeypatch):
+def test_the_sizes_of_blocks_change_no_choice(rule, pool, monkeypatch):
     labelled, outcomes = mark(60, [3, 50]), []
-    for block, table in [(64, 6000), (64, 0), (7, 6000), (7, 0), (1, 0)]:
-        monkeypatch.setattr(geometry, "BLOCK", block)
-        monkeypatch.setattr(geometry, "TABLE", table)
+    for block, least, most, few, columns in [(64, 64, 512, 8, 4096), (7, 5, 20, 3, 13), (1,) * 5]:
+        monkeypatch.setattr(distances, "BLOCK", block)
+        monkeypatch.setattr(distances, "PAIRS", block)
+        for name, size in [("LEAST", least), ("MOST", most), ("FEW", few), ("COLUMNS", columns)]:
+            monkeypatch.setattr(coverage, name, size)
         outcomes.append(RULES[rule](POOLS[pool], labelled, 40, np.random.default_rng(0)).tolist())
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
@@ -493,8 +495,7 @@ def test_small_memory_and_small_blocks_change_no_choice(rule, pool, monkeypatch)
 @pytest.mark.parametrize(
     "rule", ["typiclust", "probcover", "max_herding", "k_center", "usl", "typical_cover"]
 )
-def test_no_rule_builds_all_pairs(rule, monkeypatch):
-    monkeypatch.setattr(geometry, "TABLE", 0)
+def test_no_rule_builds_all_pairs(rule):
     points = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
     tracemalloc.start()
     getattr(coldstart, rule)(points, mark(2000, [7, 8]), 2, np.random.default_rng(0))

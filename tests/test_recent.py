@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from segmentation.selection import recent
-from segmentation.selection.geometry import clustered, normalise
+from segmentation.selection.distances import normalise
+from segmentation.selection.geometry import clustered
 
 
 def blobs(counts=(12, 8, 4), seed=0, spread=0.3):

@@ -17,18 +17,18 @@ is the number of labelled images and B the budget.
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
-from segmentation.selection.geometry import (
+from segmentation.selection.coverage import filled, gaussian_cover, greedy_balls
+from segmentation.selection.distances import (
     TINY,
+    Distances,
     blocks,
-    cluster_by_cluster,
-    clustered,
-    distances_from,
-    filled,
-    gaussian_cover,
-    greedy_cover,
-    nearest_members,
     neighbour_distance,
     normalise,
+)
+from segmentation.selection.geometry import (
+    cluster_by_cluster,
+    clustered,
+    nearest_members,
     proportional_quotas,
 )
 
@@ -126,11 +126,8 @@ def probcover_delta(features, cluster, purity=0.95):
     the pseudo-label of that image (arXiv 2205.11320). So delta is a quantile of the distance to the
     nearest image of another cluster. At most 2, the diameter; 2 if there is only one cluster.
     """
-    count, distances = len(cluster), distances_from(normalise(features))
-    stranger = np.empty(count)
-    for block in blocks(np.arange(count)):
-        same = cluster[block][:, None] == cluster
-        stranger[block] = np.where(same, 2.0, distances(block)).min(axis=1)
+    count = len(cluster)
+    stranger = np.minimum(Distances(normalise(features)).to_stranger(cluster), 2)
     pure = int(np.ceil(purity * count - 1e-9))
     return float(np.sort(stranger)[min(count - pure, count - 1)])
 
@@ -148,14 +145,10 @@ def probcover(features, labelled, budget, rng, delta=None, clusters=10, purity=0
     if delta is None:
         found = clustered(normalise(features), min(clusters, len(features)), rng)
         delta = probcover_delta(features, found.cluster, purity)
-    distances = distances_from(normalise(features))
+    distances = Distances(normalise(features))
     chosen, known = [], labelled.copy()
     while len(chosen) < budget and delta > TINY:
-
-        def ball(places, delta=delta):
-            return distances(places) < delta
-
-        chosen += greedy_cover(ball, known, budget - len(chosen))
+        chosen += greedy_balls(distances, delta, known, budget - len(chosen))
         known[chosen] = True
         delta /= 2
     return filled(chosen, labelled, budget)
@@ -180,15 +173,13 @@ def k_center(features, labelled, budget, rng):
     """
     free = unlabelled(labelled, budget)
     features = np.asarray(features, dtype=np.float64)
-    distances = distances_from(features - features.mean(axis=0))
-    nearest = np.where(labelled, -np.inf, np.inf)
-    for block in blocks(np.flatnonzero(labelled)):
-        nearest = np.minimum(nearest, distances(block).min(axis=0))
+    distances = Distances(features - features.mean(axis=0))
+    nearest = np.where(labelled, -np.inf, distances.to_nearest(np.flatnonzero(labelled)))
     chosen = np.empty(budget, dtype=np.int64)
     for turn in range(budget):
         drawn = turn == 0 and not labelled.any()
         chosen[turn] = rng.choice(free) if drawn else nearest.argmax()
-        nearest = np.minimum(nearest, distances(chosen[turn : turn + 1])[0])
+        nearest = np.minimum(nearest, distances.exact(chosen[turn : turn + 1])[0])
         nearest[chosen[turn]] = -np.inf
     return chosen
 
@@ -221,13 +212,13 @@ def usl(
     points = normalise(features)
     cluster = clustered(points, labelled.sum() + budget, rng).cluster
     density = 1 / np.maximum(neighbour_distance(points, neighbours), TINY)
-    distances, penalty = distances_from(points), np.zeros(len(points))
+    distances, penalty = Distances(points), np.zeros(len(points))
     chosen = cluster_by_cluster(cluster, -density, labelled, budget)
     for _ in range(iterations - 1):
         push = np.zeros(len(points))
         for block in blocks(np.concatenate([np.flatnonzero(labelled), chosen])):
             other = cluster[block][:, None] != cluster
-            push += (other * np.maximum(distances(block), TINY) ** -alpha).sum(axis=0)
+            push += (other * np.maximum(distances.exact(block), TINY) ** -alpha).sum(axis=0)
         penalty = momentum * penalty + (1 - momentum) * push
         chosen = cluster_by_cluster(cluster, weight * penalty - density, labelled, budget)
     return chosen
@@ -273,8 +264,5 @@ def typical_cover(features, labelled, budget, rng, components=32):
     points = rows * np.sqrt(lengths)
     share = max(len(points) // max(labelled.sum() + budget, 1), 1)
     share = min(share, len(points) - 1)
-    distances, radius = distances_from(points), np.empty(len(points))
-    for block in blocks(np.arange(len(points))):
-        radius[block] = np.partition(distances(block), share)[:, share]
-    sigma = np.median(radius) or 1.0  # 0 if most rows repeat
+    sigma = Distances(points).median_neighbour(share) or 1.0  # 0 if most rows repeat
     return gaussian_cover(points, labelled, budget, sigma)

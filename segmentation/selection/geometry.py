@@ -1,7 +1,6 @@
-"""The parts of selection rules: k-means, quotas, distances and coverage. Pure functions.
+"""The parts of selection rules that know clusters: k-means, quotas. Pure functions.
 
-No N x N matrix is kept for more than TABLE images, so that 33 000 images with 2048 features fit
-into 1.5 GB. Ties always go to the smaller position.
+Distances are in distances.py, coverage in coverage.py. Ties always go to the smaller position.
 """
 
 import warnings
@@ -10,12 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neighbors import NearestNeighbors
-
-BLOCK = 64  # rows of an N x N matrix that are computed at once
-TABLE = 6000  # up to this many images the whole matrix is kept: 288 MB
-TINY = 1e-6  # smaller distances between unit vectors count as 0
-
 
 # k-means -----------------------------------------------------------------------------------------
 
@@ -110,113 +103,3 @@ def cluster_by_cluster(cluster, cost, labelled, budget, smallest=1):
         chosen[turn] = next(queues[k])
         have[k] += 1
     return chosen
-
-
-# Distances ---------------------------------------------------------------------------------------
-
-
-def blocks(places):
-    """`places` in parts of BLOCK."""
-    return (places[start : start + BLOCK] for start in range(0, len(places), BLOCK))
-
-
-def normalise(features):
-    """Rows scaled to length 1: float32 N x D. A row of zeros stays a row of zeros."""
-    features = np.asarray(features, dtype=np.float32)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(lengths > 0, lengths, 1)
-
-
-def distances_from(points):
-    """A function from positions (int M) to their Euclidean distances to all points, float64 M x N.
-
-    `points` float N x D. The distances are rounded to a millionth of the length of the longest row,
-    so that rounding errors of the matrix product, which differ between machines, break no ties.
-    """
-    points = np.asarray(points, dtype=np.float64)
-    squares = np.einsum("nd,nd->n", points, points)
-    unit = TINY * np.sqrt(squares.max()) or 1.0
-
-    def distances(places):
-        squared = squares[places, None] + squares - 2 * (points[places] @ points.T)
-        return np.round(np.sqrt(np.maximum(squared, 0)) / unit) * unit
-
-    return distances
-
-
-def neighbour_distance(points, k):
-    """Mean Euclidean distance of each row of `points` (float N x D) to its k nearest others.
-
-    float64 N, rounded to TINY for the same reason as in `distances_from`. If there are fewer than k
-    others, the mean is over all of them; 0 for a single row.
-    """
-    k = min(k, len(points) - 1)
-    if k == 0:
-        return np.zeros(len(points))
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute")
-    near, _ = search.fit(np.asarray(points, dtype=np.float64)).kneighbors()
-    return np.round(near.mean(axis=1) / TINY) * TINY
-
-
-# Coverage ----------------------------------------------------------------------------------------
-
-
-def greedy_cover(similarity, labelled, budget, weights=None):
-    """Greedy maximum of the coverage: the sum over all images x of w_x max_c s(c, x).
-
-    c runs over the labelled and the chosen images. `similarity` is a function from positions
-    (int M) to their s with all images, M x N, boolean or float in 0..1. `weights` float N, at
-    least 0 (None: all 1); ValueError if one is negative. Returns a list of positions in the order
-    of choice: `budget`, or fewer if the rest would add nothing.
-
-    What an image adds never grows when others are chosen (coverage is submodular). So in each turn
-    only those images are measured again that, by their last measurement, could still be the best.
-    """
-    count = len(labelled)
-    weights = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
-    if (weights < 0).any():
-        raise ValueError("weights of a coverage must be at least 0")
-    if count <= TABLE:
-        similarity = np.concatenate([similarity(b) for b in blocks(np.arange(count))]).__getitem__
-    covered = np.zeros(count)
-    for block in blocks(np.flatnonzero(labelled)):
-        covered = np.maximum(covered, similarity(block).max(axis=0))
-    gain = np.where(labelled, -np.inf, np.inf)  # an upper bound until measured
-    chosen = []
-    while len(chosen) < budget:
-        best, measured = 0.0, np.zeros(count, dtype=bool)
-        while True:
-            hopeful = np.flatnonzero(~measured & (gain > 0) & (gain >= best * (1 - 1e-9)))
-            if len(hopeful) == 0:
-                break
-            block = hopeful[np.argsort(-gain[hopeful], kind="stable")[:BLOCK]]
-            gain[block] = np.maximum(similarity(block) - covered, 0) @ weights
-            measured[block] = True
-            best = max(best, gain[block].max())
-        if best == 0:
-            break
-        place = int(np.flatnonzero(gain >= best * (1 - 1e-9))[0])
-        chosen.append(place)
-        gain[place] = -np.inf
-        covered = np.maximum(covered, similarity(np.array([place]))[0])
-    return chosen
-
-
-def filled(chosen, labelled, budget):
-    """`chosen`, then the first of the other unlabelled positions: int64, `budget` in all."""
-    rest = np.setdiff1d(np.flatnonzero(~labelled), chosen)
-    return np.concatenate([chosen, rest]).astype(np.int64)[:budget]
-
-
-def gaussian_cover(points, labelled, budget, sigma, weights=None):
-    """`greedy_cover` with s = exp(-||x - c||^2 / sigma^2) of `points`, float N x D; sigma > 0.
-
-    When no image adds anything (each is a copy of a labelled one, or has weight 0), the first
-    unlabelled positions follow.
-    """
-    distances = distances_from(points)
-
-    def kernel(places):
-        return np.exp(-((distances(places) / sigma) ** 2))
-
-    return filled(greedy_cover(kernel, labelled, budget, weights), labelled, budget)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from segmentation.selection.distances import blocks
 from segmentation.selection.geometry import largest_remainder
 
 
@@ -76,7 +77,9 @@ def badge(features, scores, budget, rng, labelled_features=None):
     scaled = scores[:, None] * features
     nearest = np.full(len(scores), np.inf)  # D^2
     if labelled_features is not None and len(labelled_features):
-        nearest = scores**2 * cdist(features, labelled_features, "sqeuclidean").min(axis=1)
+        for block in blocks(labelled_features):
+            nearest = np.minimum(nearest, cdist(features, block, "sqeuclidean").min(axis=1))
+        nearest = scores**2 * nearest
     chosen, free = [], np.ones(len(scores), dtype=bool)
     while len(chosen) < budget:
         if np.isinf(nearest).all():

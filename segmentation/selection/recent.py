@@ -6,16 +6,9 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from segmentation.selection.coldstart import k_center, unlabelled
-from segmentation.selection.geometry import (
-    TINY,
-    cluster_by_cluster,
-    clustered,
-    distances_from,
-    greedy_cover,
-    neighbour_distance,
-    normalise,
-    proportional_quotas,
-)
+from segmentation.selection.coverage import cosine, greedy_cover
+from segmentation.selection.distances import TINY, Distances, neighbour_distance, normalise
+from segmentation.selection.geometry import cluster_by_cluster, clustered, proportional_quotas
 
 LOWEST = 0.01  # rank of the last image of a cluster
 
@@ -30,11 +23,7 @@ def rep_div(features, labelled, budget, rng, share=0.7):
     """
     unlabelled(labelled, budget)
     points = normalise(features).astype(np.float64)
-
-    def alike(places):
-        return (1 + np.round(points[places] @ points.T / TINY) * TINY) / 2
-
-    chosen = greedy_cover(alike, labelled, int(share * budget + 1e-9))
+    chosen = greedy_cover(cosine(points), labelled, int(share * budget + 1e-9))
     known = labelled.copy()
     known[chosen] = True
     return np.concatenate([chosen, k_center(points, known, budget - len(chosen), rng)]).astype(int)
@@ -103,18 +92,18 @@ def medoids(features, labelled, budget, rng, components=50, most=50, sample=1000
         points = PCA(count, svd_solver="full").fit_transform(points)
     found = best_clusters(points, min(budget, most), sample, rng)
     quotas = one_each(found.cluster, labelled, budget)
-    distances, chosen = distances_from(points), []
+    distances, chosen = Distances(points), []
     for k in range(len(quotas)):
         inside = np.flatnonzero(found.cluster == k)
         known = inside[labelled[inside]]
-        nearest = distances(known)[:, inside].min(axis=0) if len(known) else None
+        nearest = distances.to_nearest(known)[inside] if len(known) else None
         free = ~labelled[inside]
         for turn in range(quotas[k]):
             cost = found.distance[inside] if nearest is None else -nearest
             place = np.flatnonzero(free)[np.argmin(cost[free])]
             free[place] = False
             chosen.append(((turn + 0.5) / quotas[k], -quotas[k], k, inside[place]))
-            away = distances(inside[place : place + 1])[0, inside]
+            away = distances.exact(inside[place : place + 1])[0, inside]
             nearest = away if nearest is None else np.minimum(nearest, away)
     return np.array([place for *_, place in sorted(chosen)], dtype=np.int64)
 

@@ -13,10 +13,11 @@ import torch
 from conftest import command_line
 from helpers_preprocess import make_set
 
-from benchmarks import growth, plain, recipes
+from benchmarks import growth, plain, recipes, rules
 from benchmarks.measure import in_turn
 from segmentation.model import augment
 from segmentation.model.unet import UNet
+from segmentation.selection.strategies import COLD_STARTS
 from segmentation.selection.uncertainty import ceal_uncertainty
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +100,23 @@ def test_growth_measures_every_size(tmp_path, figures):
     assert names == [*rows[0]["seconds"], "1 ms per image"]
     assert memory.lines[0].get_xdata().tolist() == [310, 400]
     assert "memory" in memory.get_ylabel() and time.get_ylabel() == "seconds"
+
+
+@pytest.mark.slow
+def test_every_rule_on_features_is_measured_and_chooses_as_defined(tmp_path):
+    words = "--count 90 --width 8 --budget 6 --ratio-count 80"
+    result = run("rules", *words.split(), "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "rules.json").read_text())
+    assert [row["rule"] for row in content["rows"]] == rules.RULES
+    named = set(COLD_STARTS) | {"coreset", "badge", "clue", "uherding"}
+    assert named - set(rules.RULES) == {"random", "saal", "permuted", "first", "pt4al"}
+    assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in content["rows"])
+    assert len(content["ratios"]) == len(rules.PLAIN)
+    assert all(row["same_choices"] and row["ratio"] > 0 for row in content["ratios"])
+    lines = (tmp_path / "rules.md").read_text().splitlines()
+    assert lines[0] == "# 90 images, 8 features, 6 to choose"
+    assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {name}" for name in rules.RULES]
 
 
 @pytest.mark.slow

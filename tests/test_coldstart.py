@@ -483,11 +483,13 @@ def test_herding_of_identical_images_takes_each_once_and_the_first():
 @pytest.mark.parametrize("pool", ["blobs", "repeated rows"])
 def test_the_sizes_of_blocks_change_no_choice(rule, pool, monkeypatch):
     labelled, outcomes = mark(60, [3, 50]), []
-    for block, least, most, few, columns in [(64, 64, 512, 8, 4096), (7, 5, 20, 3, 13), (1,) * 5]:
+    names = ("TABLE", "LEAST", "MOST", "FEW", "COLUMNS")
+    sizes = [(6000, 64, 512, 8, 4096), (0, 64, 512, 8, 4096), (0, 5, 20, 3, 13), (6000, 1, 1, 1, 1)]
+    for block, values in zip((64, 64, 7, 1), sizes, strict=True):
         monkeypatch.setattr(distances, "BLOCK", block)
         monkeypatch.setattr(distances, "PAIRS", block)
-        for name, size in [("LEAST", least), ("MOST", most), ("FEW", few), ("COLUMNS", columns)]:
-            monkeypatch.setattr(coverage, name, size)
+        for name, value in zip(names, values, strict=True):
+            monkeypatch.setattr(coverage, name, value)
         outcomes.append(RULES[rule](POOLS[pool], labelled, 40, np.random.default_rng(0)).tolist())
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
@@ -495,7 +497,8 @@ def test_the_sizes_of_blocks_change_no_choice(rule, pool, monkeypatch):
 @pytest.mark.parametrize(
     "rule", ["typiclust", "probcover", "max_herding", "k_center", "usl", "typical_cover"]
 )
-def test_no_rule_builds_all_pairs(rule):
+def test_no_rule_builds_all_pairs(rule, monkeypatch):
+    monkeypatch.setattr(coverage, "TABLE", 0)
     points = np.random.default_rng(0).normal(size=(2000, 4)).astype(np.float32)
     tracemalloc.start()
     getattr(coldstart, rule)(points, mark(2000, [7, 8]), 2, np.random.default_rng(0))

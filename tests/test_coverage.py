@@ -67,7 +67,8 @@ def draw(maker, seed):
 
 @each_maker
 @pytest.mark.parametrize("seed", range(15))
-def test_the_choices_are_those_of_the_plain_definition(maker, seed):
+def test_the_choices_are_those_of_the_plain_definition(maker, seed, monkeypatch):
+    monkeypatch.setattr(coverage, "TABLE", seed % 3 * 60)  # with and without a table
     features, labelled, budget, rng = draw(maker, seed)
     sigma = float(rng.choice([0.03, 0.3, 1.0]))
     weights = rng.choice([0.0, 1.0, 1e-3, 1e-40], len(features)) if seed % 2 else None

@@ -10,6 +10,7 @@ import numpy as np
 
 from segmentation.selection.distances import ROUNDING, TINY, Distances, blocks
 
+TABLE = 6000  # up to this many images all bounds are kept: 144 MB
 LEAST = 64  # rows that are estimated at once, at first
 MOST = 512  # the same, at last
 FEW = 8  # rows that are measured exactly at once
@@ -89,13 +90,18 @@ def greedy_cover(similarity, labelled, budget, weights=None):
     for block in blocks(np.flatnonzero(labelled)):
         covered = np.maximum(covered, similarity.exact(block).max(axis=0))
     bound = np.where(labelled, -np.inf, np.inf)  # of what each image adds
-    chosen = []
+    chosen, above = [], similarity.above
+    if count <= TABLE:
+        table = above(np.arange(count), slice(None))
+
+        def above(places, columns):
+            return table[places, columns]
 
     def estimate(places):
         total, seen = np.zeros(len(places)), covered.astype(np.float32)
         for start in range(0, count, COLUMNS):
             part = slice(start, start + COLUMNS)
-            more = similarity.above(places, part)
+            more = above(places, part)
             more -= seen[part]
             np.maximum(more, 0, out=more)
             total += more @ light[part]

@@ -70,6 +70,7 @@ def test_the_whole_pipeline(tmp_path):
         "selection.png",
         "cases.png",
         "restorations.png",
+        "cost_curves.png",
         "learning_curves.png",
     ]
 

@@ -45,6 +45,7 @@ if __name__ == "__main__":
 
 from segmentation.analysis import grammar
 from segmentation.analysis.comparisons import (
+    dice_curves,
     final_rows,
     rank_curves,
     round_rows,
@@ -84,17 +85,6 @@ from segmentation.common.lock import claim
 from segmentation.common.runfiles import Parser, UserError, real, write_csv, write_text
 
 DICE = "Dice on the test images (%)"
-
-
-def draw_curves(path, rows, title):
-    """The learning curves of the rows of rounds.csv, in percent."""
-    curves = {}
-    for row in rows:
-        labels, middle, sd = curves.setdefault(row["arm"], ([], [], []))
-        labels.append(row["labels"])
-        middle.append(100 * row["dice_mean"])
-        sd.append(None if row["dice_sd"] is None else 100 * row["dice_sd"])
-    pictures.learning_curves(path, curves, DICE, title)
 
 
 def parse_args():
@@ -210,7 +200,8 @@ def main():
 
     written = [f"{name}.{kind}" for name in tables for kind in ("md", "csv")]
     title = "Synthetic demo data" if synthetic else "Dice against labels"
-    draw_curves(out / "learning_curves.png", tables["rounds"][0], title)
+    curves = dice_curves(tables["rounds"][0], "labels")
+    pictures.learning_curves(out / "learning_curves.png", curves, DICE, title)
     written.append("learning_curves.png")
     if "cost" in tables:
         title = "Synthetic demo data" if synthetic else "Dice against what the labels cost"

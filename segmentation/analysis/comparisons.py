@@ -58,6 +58,20 @@ def round_rows(groups):
     return rows
 
 
+def dice_curves(rows, column):
+    """Curves for pictures.py: arm -> (its values of a column, Dice in percent, its sd or None).
+
+    The rows have `dice_mean` and `dice_sd`, and those of an arm are in the order of its rounds.
+    """
+    curves = {}
+    for row in rows:
+        values, middle, sd = curves.setdefault(row["arm"], ([], [], []))
+        values.append(row[column])
+        middle.append(100 * row["dice_mean"])
+        sd.append(None if row["dice_sd"] is None else 100 * row["dice_sd"])
+    return curves
+
+
 def steps_at(group, number):
     """The optimizer steps of a round, the same in all runs of an arm; None if they differ."""
     steps = {run.steps[number] for run in group}

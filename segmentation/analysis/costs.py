@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.analysis.comparisons import comparison, correct
+from segmentation.analysis.comparisons import comparison, correct, dice_curves
 from segmentation.analysis.markdown import interval_text, markdown, p_text, plus_minus
 from segmentation.analysis.runs import have_costs, pairs
 from segmentation.analysis.significance import area_between, mean_sd
@@ -145,13 +145,7 @@ def short(number):
 
 def cost_curves(rows):
     """Curves for pictures.cost_curves from the rows of cost.csv: one panel per measure."""
-    panels = []
-    for name, measure in MEASURES.items():
-        curves = {}
-        for row in rows:
-            costs, middle, sd = curves.setdefault(row["arm"], ([], [], []))
-            costs.append(row["labels"] if name == "images" else row[f"{name}_mean"])
-            middle.append(100 * row["dice_mean"])
-            sd.append(None if row["dice_sd"] is None else 100 * row["dice_sd"])
-        panels.append((measure.axis, curves))
-    return panels
+    return [
+        (measure.axis, dice_curves(rows, "labels" if name == "images" else f"{name}_mean"))
+        for name, measure in MEASURES.items()
+    ]

@@ -152,10 +152,8 @@ def copies_of(folder, records, duplicates, found):
     """
     path = {source.id: source.image for source in found.sources}
     row_of = {record["id"]: row for row, record in enumerate(records)}
-    ids, arrays = (
-        [record["id"] for record in originals(records)],
-        np.load(folder / "images.npy", "r"),
-    )
+    ids = [record["id"] for record in originals(records)]
+    arrays = np.load(folder / "images.npy", "r")
     images = [arrays[row_of[name]] for name in ids]
     known = {frozenset(pair) for group in duplicates for pair in itertools.combinations(group, 2)}
 

@@ -37,8 +37,8 @@ BY_MODEL = {  # (features, scores, labelled, budget, rng) -> positions
     "clue": lambda x, scores, known, budget, rng: sizefree.clue(
         x[~known], scores[~known], budget, rng
     ),
-    "uherding": lambda x, scores, known, budget, rng: coldstart.max_herding(
-        x, known, budget, rng, weights=np.where(known, 0, scores)
+    "uherding": lambda x, scores, known, budget, rng: coldstart.uncertainty_herding(
+        x, known, budget, rng, np.where(known, 0, scores)
     ),
 }
 RULES = [*(name for name, rule in COLD_STARTS.items() if "features" in rule.reads), *BY_MODEL]

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 from sklearn.datasets import make_blobs
 
 from segmentation.selection import coldstart, coverage, distances, geometry
@@ -461,6 +462,31 @@ def test_max_herding_by_brute_force(sigma, known, weighted):
     lengths = rng.uniform(0.1, 10, (60, 1))
     chosen = coldstart.max_herding(points * lengths, labelled, 20, None, sigma, weights)
     assert chosen.tolist() == expected
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 9, 30])
+def test_uncertainty_herding_by_brute_force(known):
+    rng = np.random.default_rng(12)
+    points = unit(rng.normal(size=(60, 4)))
+    points[3] = points[41]  # a copy is at a distance of 0, which is not counted
+    weights = rng.random(60)
+    labelled = mark(60, [41, 3, *(place for place in range(60) if place not in (3, 41))][:known])
+    apart = pdist(points[labelled])
+    sigma = min(apart[apart > 1e-5], default=1.0)
+    expected = cover_by_brute_force(gaussian(points, sigma), labelled, 20, weights)
+    chosen = coldstart.uncertainty_herding(7 * points, labelled, 20, None, weights)
+    assert chosen.tolist() == expected
+
+
+def test_with_many_labels_uncertainty_herding_is_uncertainty():
+    """Its radius is so small that each image stands for itself alone."""
+    rng = np.random.default_rng(13)
+    points, weights = rng.normal(size=(300, 8)), rng.random(300)
+    points[1] = points[0] + 1e-3
+    points = unit(points)
+    labelled = mark(300, range(100))
+    chosen = coldstart.uncertainty_herding(points, labelled, 10, None, weights)
+    assert chosen.tolist() == (100 + np.argsort(-weights[100:])[:10]).tolist()
 
 
 def test_max_herding_goes_where_the_weight_is():

@@ -158,8 +158,8 @@ def test_masks_rows_and_overlays(photos, tmp_path, channels, finish, capsys):
         assert row["needs_review"] == ("yes" if expected < fit.threshold or like < 0.01 else "no")
         assert row["calibrated"] == "yes"
         marked += row["needs_review"] == "yes"
-        overlay = Image.open((out / "overlays" / name).with_suffix(".jpg"))
-        assert overlay.size == size[::-1] and overlay.mode == "RGB"
+        with Image.open((out / "overlays" / name).with_suffix(".jpg")) as overlay:
+            assert overlay.size == size[::-1] and overlay.mode == "RGB"
     printed = capsys.readouterr().out
     assert f"5 masks in {out / 'masks'} (5 of them new), {marked} need review" in printed
     assert ("--views and --largest: as in the training" in printed) == bool(finish)

@@ -196,7 +196,8 @@ def read_npz(path, fix="run the stage that writes it"):
     """Read a .npz of this schema version as a dict of arrays (no pickles); UserError otherwise."""
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # of a broken file that it has opened itself, numpy leaves the file open
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {fix}") from None

@@ -128,7 +128,7 @@ def open_data(folder):
     for name, expected in (("images", (*shape, manifest["channels"])), ("masks", shape)):
         path = folder / f"{name}.npy"
         try:
-            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            arrays[name] = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: not readable ({error}); {FIX} again") from None
         if arrays[name].shape != expected or arrays[name].dtype != np.uint8:

@@ -158,11 +158,27 @@ def max_herding(features, labelled, budget, rng, sigma=1.0, weights=None):
     """MaxHerding (Bae et al. 2024, arXiv 2407.12212): greedy maximum of the generalised coverage.
 
     The coverage is the mean over the pool of max_c exp(-||x - c||^2 / sigma^2) on normalised
-    features, where c runs over the labelled and chosen images. With `weights` (float N, at least 0:
-    the uncertainty of each image) it is uncertainty herding (arXiv 2412.20644).
+    features, where c runs over the labelled and chosen images; `weights` (float N, at least 0) are
+    those of the images x in the mean.
     """
     unlabelled(labelled, budget)
     return gaussian_cover(normalise(features), labelled, budget, sigma, weights)
+
+
+def uncertainty_herding(features, labelled, budget, rng, weights):
+    """Uncertainty herding (Bae et al. 2025, arXiv 2412.20644): MaxHerding of uncertain images.
+
+    `weights` float N, at least 0: the uncertainty of each image. sigma is the smallest distance
+    above 0 between two labelled images: the more labels, the less an image stands for others, and
+    the more its own uncertainty decides. With no such pair it is MaxHerding's sigma.
+
+    Different from the paper: its uncertainty is of probabilities whose temperature is chosen on a
+    part of the labelled images, by a model that is trained on the others.
+    """
+    points = normalise(features)[labelled]
+    apart = Distances(points).closest() if labelled.any() else np.inf
+    sigma = apart if np.isfinite(apart) else 1.0
+    return max_herding(features, labelled, budget, rng, sigma, weights)
 
 
 def k_center(features, labelled, budget, rng):

@@ -67,6 +67,14 @@ class Distances:
             nearest = np.minimum(nearest, self.exact(block).min(axis=0))
         return nearest
 
+    def closest(self):
+        """The smallest exact distance above 0 between two rows; inf if there is none."""
+        found = np.inf
+        for block in blocks(np.arange(len(self.points))):
+            distances = self.exact(block)
+            found = min(found, distances[distances > 0].min(initial=np.inf))
+        return found
+
     @cached_property
     def centred(self):
         """What `rough` multiplies: the lengths L float64 N of the centred rows c, and two float32

@@ -166,16 +166,12 @@ def clue(view, budget):
 
 
 def uncertainty_herding(view, budget):
-    """MaxHerding with each image weighted by the model's uncertainty.
-
-    The paper (arXiv 2412.20644) also adapts the radius to the labels and the temperature of the
-    model's probabilities. Neither is done here.
-    """
+    """MaxHerding with each image weighted by the model's uncertainty."""
     scores = view.score(uncertainty.score_entropy)
     weights = np.zeros(len(view.labelled))
     weights[view.unlabelled] = scores
-    places = coldstart.max_herding(view.features, view.labelled, budget, view.rng, weights=weights)
-    return Answer(places, scores)
+    rule = coldstart.uncertainty_herding
+    return Answer(rule(view.features, view.labelled, budget, view.rng, weights), scores)
 
 
 FEATURES, CLUSTERS = frozenset({"features"}), frozenset({"cluster", "distance"})
@@ -339,7 +335,7 @@ BY_MODEL = {  # use the model of the last round
     ),
     "uherding": Strategy(
         uncertainty_herding,
-        "as maxherding, with images weighted by the model's uncertainty (after 2412.20644)",
+        "as maxherding, by uncertainty, its radius shrinks as labels grow (after 2412.20644)",
         FEATURES,
     ),
 }

@@ -19,12 +19,14 @@ true masks: a control that uses what is not known before labelling.
 
 Writes to --out: `features.npz` (features after --scale and before --pca), `clusters.npz`,
 `selection.json` (the chosen images, in the order to label them), `latent.png` (a map of the pool)
-and `selection.png` (the chosen images). If --weights is best.pt, the whole pretrained model,
-features.npz also has `pretext_loss`, the error with which that model restores each image.
+and `selection.png` (the chosen images). Of a network, features.npz also has `patterns`, what up to
+five kinds of place in each image look like; if --weights is best.pt, the whole pretrained model,
+`pretext_loss`, the error with which that model restores each image. Some rules need them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -57,7 +59,7 @@ from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
 from segmentation.model.unet import encoder_sha256, load_encoder, load_model
 from segmentation.selection import geometry
-from segmentation.selection.clusterfolder import reader
+from segmentation.selection.clusterfolder import MADE_WITH, reader
 from segmentation.selection.strategies import COLD_STARTS, View, ask
 from self_supervised.features import (
     SCALES,
@@ -69,6 +71,7 @@ from self_supervised.features import (
     restoration_loss,
     scaled,
     thumbnails,
+    with_patterns,
 )
 
 WEIGHTS = {  # --features -> the --weights it takes
@@ -144,6 +147,7 @@ class Source:
     dimensions: int  # numbers per image
     scale: str  # one of SCALES
     extract: Callable  # images.Images -> arrays by name, a row per image; `features` unscaled
+    arrays: frozenset = frozenset({"features"})  # their names
     weights_sha256: str = ""  # of the encoder, or of the backbone
     encoder_sha256: str = ""  # of the encoder, for Genesis features only
     pretext_sha256: str = ""  # of the whole model that `pretext_loss` is of, where there is one
@@ -162,11 +166,17 @@ def open_source(args, data):
     if args.features == "timm":
         model, origin = load_backbone(args.backbone, str(args.weights))
         print(f"features of {args.backbone}, weights from {origin}")
+
+        def extract(images):
+            how = partial(backbone_features, model, images, args.pooling, args.batch)
+            return with_patterns(how, args.seed)
+
         return Source(
             f"timm {args.backbone}",
             model.num_features * args.pooling**2,
             args.scale,
-            lambda images: {"features": backbone_features(model, images, args.pooling, args.batch)},
+            extract,
+            frozenset({"features", "patterns"}),
             weights_sha256=sha256_tensors(model.state_dict()),
         )
     if args.features == "mask":
@@ -192,21 +202,24 @@ def open_genesis(args, data):
         )
 
     def extract(images):
-        made = {}
         if args.released_features:
-            made["features"] = released(model, images, args.pooling, args.seed)
+            made = {"features": released(model, images, args.pooling, args.seed)}
         else:
-            made["features"] = genesis(model, images, args.pooling, args.batch)
+            how = partial(genesis, model, images, args.pooling, args.batch)
+            made = with_patterns(how, args.seed)
         if restores:
             made["pretext_loss"] = restoration_loss(model, images, args.seed, args.batch)
         return made
 
+    arrays = {"features"} if args.released_features else {"features", "patterns"}
+    arrays |= {"pretext_loss"} if restores else set()
     encoder = encoder_sha256(model)
     return Source(
         "genesis released" if args.released_features else "genesis",
         model.bottleneck_channels * args.pooling**2,
         args.scale,
         extract,
+        frozenset(arrays),
         weights_sha256=encoder,
         encoder_sha256=encoder,
         pretext_sha256=sha256_tensors(model.state_dict()) if restores else "",
@@ -351,8 +364,9 @@ def main():
     data = open_data(args.data)
     source = open_source(args, data)
     check_sizes(args, len(data.pool), source.dimensions)
-    if "pretext_loss" in COLD_STARTS[args.rule].reads and not source.pretext_sha256:
-        raise UserError(f"--rule {args.rule} needs --features genesis and --weights best.pt")
+    for name, options in MADE_WITH.items():
+        if name in COLD_STARTS[args.rule].reads - source.arrays:
+            raise UserError(f"--rule {args.rule} needs {options}")
     inputs = {"data": data.fingerprint, "weights": source.weights_sha256}
     if source.pretext_sha256:
         inputs["whole model"] = source.pretext_sha256

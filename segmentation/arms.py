@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
     leave_at_once()  # while modules are imported
 
-from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURES, parse
+from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, parse
 from segmentation.analysis.plan import CALLS, STAGES, Values, calls
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError
@@ -44,6 +44,13 @@ TRAINS = (
     "released_scale",
 )
 TEACHES = ("teachers", "students", "own_masks", "labelled_share")  # of self-training
+LOOKS_AT = {  # settings of cluster.py -> the arrays that they change
+    "features": {"features", "cluster", "patterns"},
+    "k": {"cluster"},
+    "pooling": {"features", "cluster"},
+    "scale": {"features", "cluster"},
+}
+WITHOUT_MAPS = ("thumbnail", "mask", "released")  # features that come without patterns
 
 
 def strategies_of(arm):
@@ -74,6 +81,9 @@ def check(arm):
             raise UserError(f"{arm.name}: +{part.name} would change nothing, as {why}; remove it")
     if "frozen" in arm.settings and any(rule.dropout for rule in strategies):
         raise UserError(f"{arm.name}: +frozen has no dropout, which {arm.query} needs; remove it")
+    if arm.features in WITHOUT_MAPS and any("patterns" in rule.reads for rule in strategies):
+        (part,) = arm.names(("features",))
+        raise UserError(f"{arm.name}: +{part} has no feature maps, which patterns needs; remove it")
     if any(rule.heads for rule in strategies) and "heads" not in arm.settings:
         raise UserError(f"{arm.name}: {arm.query} compares the heads of a model; add +heads")
 
@@ -85,10 +95,9 @@ def without_effect(part, arm, strategies):
         return "+frozen trains no network"
     if part.setting in TEACHES and "self_train" not in arm.settings:
         return "only a student learns from a model, with +selftrain"
-    if part.setting in SEES_FEATURES:
-        looks_at = ("cluster",) if part.setting == "k" else ("features", "cluster")
-        if not any(name in strategy.reads for strategy in strategies for name in looks_at):
-            return f"{rule} does not look at {'clusters' if part.setting == 'k' else 'features'}"
+    changed = LOOKS_AT.get(part.setting)
+    if changed and not any(changed & strategy.reads for strategy in strategies):
+        return f"{rule} does not look at {'clusters' if part.setting == 'k' else 'features'}"
     if part.setting == "pooling" and arm.settings.get("features") in ("thumbnail", "mask"):
         return "only the feature maps of networks are pooled"
     if part.setting == "draw" and not any(strategy.draws for strategy in strategies):

@@ -63,7 +63,7 @@ from segmentation.model import probe
 from segmentation.model.encoders import add_encoder_options, check_encoder_options
 from segmentation.model.unet import build, encoder_sha256
 from segmentation.selection import geometry
-from segmentation.selection.clusterfolder import clusters_sha256
+from segmentation.selection.clusterfolder import MADE_WITH, clusters_sha256
 from segmentation.selection.strategies import COLD_STARTS, View, ask
 
 BATCH = 16
@@ -134,7 +134,7 @@ def read_features(folder, data):
             "whose pool is all images (preprocess.py --test-count 0)"
         )
     rows = [row[name] for name in data.ids]
-    return {name: content[name][rows] for name in ("features", "pretext_loss") if name in content}
+    return {name: content[name][rows] for name in ("features", *MADE_WITH) if name in content}
 
 
 def readers(args, features, pool, seed):

@@ -12,6 +12,8 @@ that of the images.
 - `masks`: the true masks at low resolution: a control that uses what is not known before labelling;
 - `restoration_loss`: the error with which the pretrained U-Net restores an image; PT4AL (Yi et al.
   2022, arXiv 2201.07459) sorts the pool by it;
+- `with_patterns`: features and, from the same pass, the patterns of each image, for the rule of
+  FreeSel (Xie et al. 2023, arXiv 2309.17342);
 - `released`: Genesis features with the defects of the paper's released code, as a control.
 """
 
@@ -26,29 +28,42 @@ from segmentation.data.images import to_input
 from segmentation.model.encoders import load_backbone_weights
 from segmentation.model.inference import collect
 from segmentation.selection.distances import normalise
+from segmentation.selection.patterns import patterns_of
 from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
 
 SCALES = ("none", "l2", "instance", "standard")
+FINE = 5  # maps of a network whose strides are 1, 2, 4, 8 and 16
 ROUNDING = 1e-6  # a column counts as constant if std <= ROUNDING |mean| (float32)
 
 
 # Genesis ----------------------------------------------------------------------------------------
 
 
-def pooled_bottleneck(model, inputs, pooling):
-    """float32 B x C x H x W in [0,1] -> bottleneck, averaged to pooling x pooling: B x D."""
-    bottleneck, _ = model.encode(inputs)
-    return adaptive_avg_pool2d(bottleneck, pooling).flatten(1)
+def pooled(maps, pooling):
+    """Feature maps float32 B x D x h x w, averaged to pooling x pooling: B x (D pooling^2)."""
+    return adaptive_avg_pool2d(maps, pooling).flatten(1)
 
 
-def genesis(model, images, pooling, batch):
+def unseen(maps, ids):
+    """The default `see`: the maps are not needed."""
+
+
+def genesis(model, images, pooling, batch, see=unseen):
     """Pooled bottleneck of the clean images in evaluation mode: float32 N x (channels pooling^2).
 
     `model` is a UNet whose encoder was pretrained. At width 64 there are 512 values with
-    `pooling` 1 and 2048 with 2; all are at least 0, as after a ReLU.
+    `pooling` 1 and 2048 with 2; all are at least 0, as after a ReLU. `see` is called with each
+    batch's map at 1/16 of the resolution, float32 B x D x h x w, and its ids: with the paper's
+    encoder the bottleneck, with one of timm the map before it.
     """
     model.to(images.device).eval()
-    return collect(lambda part: pooled_bottleneck(model, to_input(part[:]), pooling), images, batch)
+
+    def rows(part):
+        bottleneck, skips = model.encode(to_input(part[:]))
+        see([*skips, bottleneck][:FINE][-1], part.ids)
+        return pooled(bottleneck, pooling)
+
+    return collect(rows, images, batch)
 
 
 def released(model, images, pooling, seed):
@@ -66,7 +81,7 @@ def released(model, images, pooling, seed):
 
     def rows(part):
         corrupted, _ = corrupted_and_clean(part[:], part.ids, (seed, "released features"))
-        return pooled_bottleneck(model, corrupted, pooling)
+        return pooled(model.encode(corrupted)[0], pooling)
 
     return collect(rows, images.subset(torch.from_numpy(order)), 1)
 
@@ -114,12 +129,14 @@ def load_backbone(name, source):
     return model, load_backbone_weights(model, name, source)
 
 
-def backbone_features(model, images, pooling, batch):
+def backbone_features(model, images, pooling, batch, see=unseen):
     """The last feature map, averaged to pooling x pooling: float32 N x (channels pooling^2).
 
     `model` is from `load_backbone`, convolutional or a vision transformer (its patch tokens, after
     the last norm). Whole images are resized to the size of the model's published weights (bilinear,
     antialiased), not cropped, and normalised as these expect; gray is repeated to three channels.
+    `see` is called with each batch's last map but one, float32 B x D x h x w, and its ids: that at
+    1/16 of this size, or of a vision transformer the patch tokens of the last block but one.
     """
     model.to(images.device).eval()
     config = model.pretrained_cfg
@@ -129,12 +146,38 @@ def backbone_features(model, images, pooling, batch):
         inputs = interpolate(to_input(part[:]), size, mode="bilinear", antialias=True)
         mean, std = (inputs.new_tensor(config[k])[:, None, None] for k in ("mean", "std"))
         inputs = (inputs - mean) / std  # 3 channels, also from gray images
-        (last,) = model.forward_intermediates(
-            inputs, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        fine, last = model.forward_intermediates(
+            inputs, indices=2, norm=True, output_fmt="NCHW", intermediates_only=True
         )
-        return adaptive_avg_pool2d(last, pooling).flatten(1)
+        see(fine, part.ids)
+        return pooled(last, pooling)
 
     return collect(rows, images, batch)
+
+
+# Patterns ---------------------------------------------------------------------------------------
+
+
+def with_patterns(extract, seed):
+    """`features` by extract(see), and `patterns` of the maps that it shows: arrays by name.
+
+    `extract` is `genesis` or `backbone_features` without its last argument. `patterns` are float32
+    N x 5 x D, of length 1 or zero, of the cells of each map: see patterns.py. Those of an image are
+    drawn from `seed` and its id.
+
+    The maps are those at 1/16, as in FreeSel, whose patches have 16 pixels. At 1/32 an image of 64
+    pixels has 2 x 2 cells, too few for five patterns; at 1/16 it has 16. The backbones of timm see
+    images of 224 pixels, whatever their size, and have 14 x 14 cells, as many as FreeSel's.
+    """
+    seen = []
+
+    def see(maps, ids):
+        cells = maps.flatten(2).transpose(1, 2).cpu().numpy()
+        for own, name in zip(cells, ids, strict=True):
+            seen.append(patterns_of(own, numpy_rng(seed, "patterns", name)))
+
+    features = extract(see)
+    return {"features": features, "patterns": np.stack(seen)}
 
 
 # Thumbnails -------------------------------------------------------------------------------------

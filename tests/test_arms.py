@@ -106,6 +106,9 @@ def test_two_modifiers_contradict_each_other_if_they_set_the_same():
         ("random-entropy+thumbnails", "random-entropy does not look at features; remove it"),
         ("pt4al+thumbnails", "pt4al does not look at features"),
         ("full+l2", "full does not look at features"),
+        ("patterns+l2", r"\+l2 would change nothing, as patterns does not look at features"),
+        ("patterns+thumbnails", r"\+thumbnails has no feature maps, which patterns needs; remo"),
+        ("saal-patterns+released1", r"\+released1 has no feature maps, which patterns needs"),
         ("saal+thumbnails+pool1", "pool1 would change nothing, as only the feature maps"),
         ("saal+draw1", r"\+draw1 would change nothing, as saal draws nothing"),
         ("full+draw1", "full draws nothing"),
@@ -128,6 +131,7 @@ def test_what_is_refused(name, message):
     "name",
     ["random-saal+k20", "saal-entropy+pool1", "random-uherding+l2", "saal+released1+pool1",
      "saal+imagenet+pool1", "random-dsal+heads", "saal-ceal+draw2", "saal+heads", "full+heads",
+     "patterns+imagenet", "saal-patterns+l2",
      "pt4al+scratch", "random+cutmix", "random+selftrain+teachers2+soft+half", "random+untrained"],
 )  # fmt: skip
 def test_what_is_not(name):

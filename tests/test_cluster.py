@@ -59,6 +59,8 @@ def test_row_i_is_image_i_clean_and_in_evaluation_mode(data, weights, clusters):
     assert content["features"].dtype == np.float32
     assert str(content["encoder_sha256"]) == encoder_sha256(model)
     assert "pretext_loss" not in content  # an encoder restores nothing
+    assert content["patterns"].shape == (48, 5, 32) and content["patterns"].dtype == np.float32
+    assert len(np.unique(content["patterns"], axis=0)) == 48
 
 
 def test_the_selection_is_the_papers_rule(data, clusters):
@@ -227,6 +229,7 @@ def test_other_features(data, resnet18, tmp_path, kind, capsys):
     call("cluster", *words)
     content, chosen = read_npz(tmp_path / "features.npz"), read_selection(tmp_path)
     assert content["ids"].tolist() == opened.pool and "pretext_loss" not in content
+    assert ("patterns" in content) == (kind == "timm resnet18")
     assert content["features"].dtype == np.float32 and len(content["features"]) == 48
     np.testing.assert_allclose(content["features"][3:48:9], expected, rtol=1e-3, atol=1e-4)
     for file in (content, read_npz(tmp_path / "clusters.npz"), chosen):
@@ -250,7 +253,7 @@ def test_released_features(data, weights, clusters, tmp_path):
     np.testing.assert_allclose(content["features"], expected, rtol=1e-4, atol=1e-6)
     losses = features.restoration_loss(model, images, 1, 16)  # these are of their own images
     np.testing.assert_allclose(content["pretext_loss"], losses, rtol=1e-5)
-    assert content["ids"].tolist() == opened.pool
+    assert content["ids"].tolist() == opened.pool and "patterns" not in content
     assert str(content["kind"]) == read_selection(tmp_path)["kind"] == "genesis released"
     assert str(content["encoder_sha256"]) == encoder_sha256(model)
 
@@ -311,7 +314,7 @@ def test_features_of_masks_need_every_mask(tmp_path, refused):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("rule", ["typiclust", "random", "pt4al"])
+@pytest.mark.parametrize("rule", ["typiclust", "random", "pt4al", "patterns"])
 def test_another_rule(data, weights, tmp_path, rule):
     files = ["--data", data, "--weights", weights / "best.pt"]
     call("cluster", *files, "--out", tmp_path / "run", *CLUSTER, "--rule", rule)
@@ -323,3 +326,24 @@ def test_another_rule(data, weights, tmp_path, rule):
 def test_a_rule_without_its_features_is_refused(data, weights, tmp_path, refused):
     files = ["--data", data, "--weights", weights / "encoder.pt", "--out", tmp_path / "run"]
     assert "--weights best.pt" in refused("cluster", *files, *CLUSTER, "--rule", "pt4al")
+    words = ["--data", data, "--out", tmp_path / "run", *CLUSTER, "--rule", "patterns"]
+    assert "or --features timm" in refused("cluster", *words, "--features", "thumbnail")
+    released = ["--weights", weights / "encoder.pt", "--released-features"]
+    assert "not the released ones" in refused("cluster", *words, *released)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_patterns_opens_but_not_for_their_rule(
+    data, weights, clusters, tmp_path, refused
+):
+    content = read_npz(clusters / "features.npz")
+    del content["patterns"]  # as older folders are
+    for rule in ("saal", "patterns"):
+        (tmp_path / rule).mkdir()
+        write_npz(tmp_path / rule / "features.npz", **content)
+    words = ["--data", data, "--weights", weights / "encoder.pt", *CLUSTER]
+    call("cluster", *words, "--out", tmp_path / "saal")
+    assert read_selection(tmp_path / "saal")["selection"] == read_selection(clusters)["selection"]
+    line = refused("cluster", *words, "--out", tmp_path / "patterns", "--rule", "patterns")
+    assert "patterns/features.npz: has no patterns; delete" in line
+    assert "run cluster.py with --features genesis" in line

@@ -11,11 +11,12 @@ import torch
 import torchvision
 from torchvision.transforms import functional
 
-from segmentation.common.runfiles import UserError
+from segmentation.common.runfiles import UserError, numpy_rng
 from segmentation.common.stages import torch_rng
 from segmentation.data.datafolder import Data
 from segmentation.data.images import Images
 from segmentation.model.unet import UNet, encoder_sha256
+from segmentation.selection.patterns import patterns_of
 from self_supervised import features
 from self_supervised.corruptions import Rates, corrupt
 
@@ -326,6 +327,77 @@ def test_files_that_do_not_fit(resnet18, tmp_path, offline):
         assert "holds no dict of tensors" in refused(tmp_path / "other.pth")
     with pytest.raises(UserError, match="--backbone resnet_18: not a backbone of timm"):
         features.load_backbone("resnet_18", str(path))
+
+
+# Patterns
+
+
+def expected_patterns(maps, ids, seed):
+    """Of maps float32 N x D x h x w."""
+    rows = [own.flatten(1).T.numpy() for own in maps]
+    return [
+        patterns_of(row, numpy_rng(seed, "patterns", name))
+        for row, name in zip(rows, ids, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("encoder", ["paper", "resnet18"])
+def test_patterns_of_a_unet_are_those_of_its_map_at_a_sixteenth(encoder):
+    images = make_images(5, 64, 64, 1)
+    torch.manual_seed(3)
+    model = unlike_at_first(UNet(1, 1, width=4, encoder=encoder)).eval()
+    made = features.with_patterns(lambda see: features.genesis(model, images, 2, 2, see), 6)
+    np.testing.assert_array_equal(made["features"], features.genesis(model, images, 2, 2))
+    with torch.no_grad():
+        bottleneck, skips = model.encode(torch.from_numpy(array(images)).float())
+    maps = bottleneck if encoder == "paper" else skips[-1]
+    assert maps.shape[2:] == (4, 4)  # 16 cells of 16 pixels
+    assert made["patterns"].dtype == np.float32 and made["patterns"].shape == (5, 5, len(maps[0]))
+    expected = expected_patterns(maps, images.ids, 6)
+    np.testing.assert_allclose(made["patterns"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_patterns_of_a_backbone_are_those_of_its_last_map_but_one(resnet18):
+    path, whole = resnet18
+    images, fine = make_images(3, 48, 48, 3), []
+    model, _ = features.load_backbone("resnet18", str(path))
+    made = features.with_patterns(
+        lambda see: features.backbone_features(model, images, 1, 2, see), 6
+    )
+    np.testing.assert_array_equal(made["features"], features.backbone_features(model, images, 1, 2))
+    hook = whole.layer3.register_forward_hook(lambda layer, given, maps: fine.append(maps))
+    hooked(whole, images)
+    hook.remove()
+    maps = torch.cat(fine)
+    assert maps.shape == (3, 256, 14, 14)
+    expected = expected_patterns(maps, images.ids, 6)
+    for own, other in zip(made["patterns"], expected, strict=True):  # in any order
+        cosine = own @ other.T
+        assert cosine.max(axis=1).min() > 0.999 and cosine.max(axis=0).min() > 0.999
+
+
+def test_maps_of_a_vision_transformer_are_of_its_last_block_but_one():
+    name, images = "vit_tiny_patch16_224", make_images(2, 64, 64, 3)
+    model, seen = timm.create_model(name, pretrained=False, num_classes=0), []
+    features.backbone_features(model, images, 1, 2, lambda maps, ids: seen.append(maps))
+    tokens = []
+    model.blocks[-2].register_forward_hook(lambda layer, given, made: tokens.append(made))
+    features.backbone_features(model, images, 1, 2)
+    with torch.no_grad():
+        expected = model.norm(tokens[0])[:, 1:].transpose(1, 2).reshape(2, 192, 14, 14)
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_patterns_of_an_image_do_not_depend_on_the_others():
+    images, model = make_images(9, 64, 64, 1), unet(1)
+
+    def patterns(part, batch):
+        return features.with_patterns(lambda see: features.genesis(model, part, 1, batch, see), 0)[
+            "patterns"
+        ]
+
+    order, whole = torch.tensor([4, 0, 8]), patterns(images, 9)
+    np.testing.assert_allclose(patterns(images.subset(order), 2), whole[order], atol=1e-4)
 
 
 # Thumbnails

@@ -154,10 +154,10 @@ def test_the_script(data, clusters, tmp_path, refused, capsys):
     call("cluster", *words)
     words = ["--data", pool, "--out", out, "--encoder", "tf_efficientnet_lite0"]
     words += ["--encoder-weights", "package", "--device", "cpu", "--budgets", 3, 6, "--splits", 2]
-    words += ["--rules", "random", "saal", "kmeans", "pt4al"]
+    words += ["--rules", "random", "saal", "kmeans", "pt4al", "patterns"]
     call("probe", *words, "--seeds", 2, "--features", f"small={seen}")
     rows = read_csv(out / "probe.csv")
-    assert len(rows) == 2 * 2 * 3  # pt4al has nothing to go by
+    assert len(rows) == 2 * 2 * 3  # pt4al and patterns have nothing to go by
     assert {(row["rule"], row["features"]) for row in rows} == {
         ("random", ""),
         ("saal", "small"),

@@ -16,6 +16,7 @@ from segmentation.data.accounting import read_lines
 from segmentation.data.polygons import fill_all, outlines
 from segmentation.model import metrics
 from segmentation.selection import geometry
+from segmentation.selection.distances import normalise
 from segmentation.selection.strategies import COLD_STARTS, View, ask
 
 few = settings(
@@ -49,6 +50,7 @@ def test_a_rule_keeps_its_word(name, pool):
     features, labelled, budget, seed = pool
     k = min(4, len(features))
     known = {"features": features, "pretext_loss": np.abs(features).sum(1)}
+    known |= {"patterns": normalise(features.repeat(2, axis=0)).reshape(len(features), 2, -1)}
     known |= vars(geometry.kmeans(features, k, seed))
     before = {key: np.copy(value) for key, value in known.items()}
     found = [

@@ -12,6 +12,7 @@ from segmentation.data.images import Images
 from segmentation.model.inference import Inference
 from segmentation.model.unet import UNet
 from segmentation.selection import query
+from segmentation.selection.distances import normalise
 from segmentation.selection.strategies import COLD_STARTS, QUERIES, Answer, Strategy, View, ask
 
 COUNT = 48  # of the pool of the fixture `data`
@@ -29,6 +30,7 @@ def arrays():
         "cluster": cluster,
         "distance": rng.random(COUNT),
         "pretext_loss": rng.random(COUNT, dtype=np.float32),
+        "patterns": normalise(rng.normal(size=(COUNT * 5, 6))).reshape(COUNT, 5, 6),
     }
 
 

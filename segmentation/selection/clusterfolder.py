@@ -5,6 +5,10 @@ import numpy as np
 from segmentation.common.runfiles import UserError, read_npz, sha256_file
 
 FIX = "run cluster.py"
+MADE_WITH = {  # arrays that not all folders have -> the options that give them
+    "pretext_loss": "--features genesis and --weights best.pt",
+    "patterns": "--features genesis, not the released ones, or --features timm",
+}
 
 
 def clusters_sha256(folder):
@@ -16,7 +20,7 @@ def clusters_sha256(folder):
 
 
 def open_clusters(folder, pool, encoder=None, weights=None):
-    """Arrays by name: features, cluster, distance and, if there is one, pretext_loss.
+    """Arrays by name: features, cluster, distance and, if there are some, pretext_loss, patterns.
 
     `pool` is a list of ids; the rows are put in its order. `encoder` is the hash of the encoder in
     the file `weights`. UserError if the features were made with another encoder (features made
@@ -44,7 +48,7 @@ def open_clusters(folder, pool, encoder=None, weights=None):
         raise UserError(f"{folder}/features.npz: has no image {missing[0]}; {FIX} on this data")
     rows = np.array([row[name] for name in pool])
     arrays = {**clusters, **features}
-    names = ("features", "cluster", "distance", "pretext_loss")
+    names = ("features", "cluster", "distance", *MADE_WITH)
     return {name: arrays[name][rows] for name in names if name in arrays}
 
 
@@ -54,6 +58,9 @@ def reader(folder, arrays):
     def read(name):
         if name in arrays:
             return arrays[name]
-        raise UserError(f"{folder}/features.npz: has no {name}; {FIX} with --weights best.pt")
+        options = f"with {MADE_WITH[name]}" if name in MADE_WITH else "again"
+        raise UserError(
+            f"{folder}/features.npz: has no {name}; delete {folder}, then {FIX} {options}"
+        )
 
     return read

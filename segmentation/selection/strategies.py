@@ -15,7 +15,7 @@ import torch
 
 from segmentation.data.images import Images
 from segmentation.model.inference import Inference
-from segmentation.selection import coldstart, query, recent, sizefree, uncertainty
+from segmentation.selection import coldstart, patterns, query, recent, sizefree, uncertainty
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,14 @@ COLD_STARTS = {  # choose without a model
         from_features(recent.medoids),
         "the medoids of few clusters, then the farthest images inside them (after 2601.18532)",
         FEATURES,
+        draws=True,
+    ),
+    "patterns": Strategy(
+        lambda view, budget: patterns.by_patterns(
+            view.read("patterns"), view.labelled, budget, view.rng
+        ),
+        "at random, images with places that look like none in those chosen (after 2309.17342)",
+        frozenset({"patterns"}),
         draws=True,
     ),
     "typicover": Strategy(

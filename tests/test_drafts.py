@@ -77,6 +77,7 @@ def test_labelme_polygons_to_be_edited(tmp_path):
     assert corners["few"] < corners["exact"] / 2
 
 
+@pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # of pycocotools
 def test_coco(tmp_path):
     drafts.write_coco(tmp_path / "out.json", iter(DRAFTS))
     check(read(tmp_path / "out.json"))

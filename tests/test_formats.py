@@ -17,6 +17,8 @@ from segmentation.common.runfiles import UserError
 from segmentation.data import formats, polygons, runlengths
 from tests.helpers_outlines import all_masks, border, random_blob, special_masks, star
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # pycocotools
+
 WRITTEN = Path(__file__).parent / "written_by_tools"
 TRUTH = dict(np.load(WRITTEN / "truth.npz"))
 SIZE = (37, 52)

@@ -42,7 +42,7 @@ def holder():
     yield hold
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, holder):

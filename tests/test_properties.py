@@ -42,6 +42,7 @@ def pools(draw):
     return features, labelled, budget, draw(st.integers(0, 99))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # if rows repeat
 @pytest.mark.parametrize("name", COLD_STARTS)
 @few
 @given(pool=pools())

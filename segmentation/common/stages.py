@@ -36,8 +36,8 @@ def write_torch(path, content):
     """Write a dict with torch.save, atomically, with the schema version in it."""
     serialised = io.BytesIO()  # given a path, torch would store its name; on a full disk, crash
     torch.save({"schema": SCHEMA, **content}, serialised)
-    with atomic(path) as temporary, serialised.getbuffer() as whole:
-        temporary.write_bytes(whole)
+    with atomic(path) as temporary:
+        temporary.write_bytes(serialised.getvalue())
 
 
 def load_weights(path, fix, device="cpu"):

@@ -46,6 +46,7 @@ def fetch(url, path):
                     tag.write_text(validator)
             receive(answer, part, have, total)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != 416:
             raise UserError(
                 f"{url}: {error.code} {error.reason}; check --url, or run again later"

@@ -136,7 +136,11 @@ released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8" "
 encoders random random random+trained random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder+strong random+encoder random+encoder+trained
 selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+teacher random+constancy random+cutmix random+paste random+largest random+views
-steps random random random+steps1600 random+trained random+steps1600+trained random+unet+strong random+unet+strong+steps1600 random+untrained+strong random+untrained+strong+steps1600" "
+steps random+steps1600 random+steps1600 random+steps1600+trained random+unet+strong+steps1600 random+untrained+strong+steps1600
+steps-imagenet random random random+steps1600
+steps-trained random+trained random+trained random+steps1600+trained
+steps-unet random+unet+strong random+unet+strong random+unet+strong+steps1600
+steps-scratch random+untrained+strong random+untrained+strong random+untrained+strong+steps1600" "
 tables random+trained full+trained random+trained random+trained+selftrain kmeans+trained+selftrain+imagenet"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm

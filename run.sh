@@ -141,7 +141,7 @@ steps-imagenet random random random+steps1600
 steps-trained random+trained random+trained random+steps1600+trained
 steps-unet random+unet+strong random+unet+strong random+unet+strong+steps1600
 steps-scratch random+untrained+strong random+untrained+strong random+untrained+strong+steps1600" "
-tables random+trained full+trained random+trained random+trained+selftrain kmeans+trained+selftrain+imagenet"
+tables random+trained full+trained random+trained random+trained+selftrain typicover+trained+selftrain+imagenet+pool1"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm
 : "${IMAGENET:=package}"  # its weights: a file, imagenet (downloaded by timm), package (of the above)

@@ -77,7 +77,7 @@ HERE = Path(__file__).resolve().parents[1]
 BACKBONE, WEIGHTS = "tf_efficientnet_lite0", "package"
 NETWORK = ["--width", "8", "--encoder", BACKBONE, "--encoder-weights", WEIGHTS]
 RECIPE = ["--recipe", "pretrained", "--encoder-rate", "0.1", "--self-train", "--largest"]
-FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS]
+FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS, "--pooling", 1]
 BATCH = 16  # images at a time in prediction
 LEAST = 2  # outlines to train on
 
@@ -92,8 +92,8 @@ def parse_args():
     add("--folds", type=natural, default=5, help="also measure by cross-validation, N parts; 0: no")
     add("--group", help="folder (of each patient) or a CSV file: see preprocess.py")
     add("--size", default="128", help="pixels that the network sees: see preprocess.py")
-    add("--cold-start", choices=COLD_STARTS, default="kmeans", help="strategy of the first round")
-    add("--query", choices=QUERIES, default="kmeans", help="strategy of later rounds")
+    add("--cold-start", choices=COLD_STARTS, default="typicover", help="strategy of the first round")
+    add("--query", choices=QUERIES, default="typicover", help="strategy of later rounds")
     add("--steps", type=positive, default=400, help="optimizer steps of each round")
     add("--allow-partial", action="store_true", help="go on with the outlines that there are")
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")

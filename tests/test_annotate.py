@@ -147,7 +147,7 @@ def test_three_rounds_in_three_formats(lab, tmp_path, capsys):
     words = ["--group", "folder", "--size", 64, "--no-gray"]
     call("preprocess", "--root", root, "--out", data, *words, "--test-list", out / "measuring.txt")
     words = [*annotate.NETWORK, *annotate.RECIPE, "--steps", 6, "--device", "cpu"]
-    words += ["--cold-start", "kmeans", "--query", "kmeans", "--budgets", 4, 8, 12]
+    words += ["--cold-start", "typicover", "--query", "typicover", "--budgets", 4, 8, 12]
     words += ["--clusters", out / "cluster" / "round_00"]
     call("active_learning", "--data", data, "--out", simulated, *words)
     for name in ("metrics.csv", "weights.pt"):

@@ -106,6 +106,7 @@ permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 
 *+k* *+pool1 *+standard *+thumbnails *+masks first *+released* *+draw*: 10 20 40
 " "
 *+steps1600*: 10 1600
+*+frozen: 10 20 40 100
 *+selftrain* *+teacher *+constancy *+cutmix *+paste *+largest *+views: 10 20
 " "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
 choose RECIPE          paper     paper     paper     strong    pretrained  pretrained  # paper, strong, pretrained: segmentation/model/recipes.py
@@ -140,7 +141,8 @@ steps random+steps1600 random+steps1600 random+steps1600+trained random+unet+str
 steps-imagenet random random random+steps1600
 steps-trained random+trained random+trained random+steps1600+trained
 steps-unet random+unet+strong random+unet+strong random+unet+strong+steps1600
-steps-scratch random+untrained+strong random+untrained+strong random+untrained+strong+steps1600" "
+steps-scratch random+untrained+strong random+untrained+strong random+untrained+strong+steps1600
+frozen random random random+frozen" "
 tables random+trained full+trained random+trained random+trained+selftrain typicover+trained+selftrain+imagenet+pool1"
 [ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm

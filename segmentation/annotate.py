@@ -92,7 +92,9 @@ def parse_args():
     add("--folds", type=natural, default=5, help="also measure by cross-validation, N parts; 0: no")
     add("--group", help="folder (of each patient) or a CSV file: see preprocess.py")
     add("--size", default="128", help="pixels that the network sees: see preprocess.py")
-    add("--cold-start", choices=COLD_STARTS, default="typicover", help="strategy of the first round")
+    add(
+        "--cold-start", choices=COLD_STARTS, default="typicover", help="strategy of the first round"
+    )
     add("--query", choices=QUERIES, default="typicover", help="strategy of later rounds")
     add("--steps", type=positive, default=400, help="optimizer steps of each round")
     add("--allow-partial", action="store_true", help="go on with the outlines that there are")

@@ -12,6 +12,7 @@ from conftest import call, command_line
 from PIL import Image
 
 from segmentation import annotate
+from segmentation.analysis.runfolder import open_run
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import read_csv
 from segmentation.data.datafolder import open_data
@@ -136,6 +137,7 @@ def test_three_rounds_in_three_formats(lab, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "12 outlines to learn from" in text and "images for measuring: Dice " in text
     assert "n = 3" in text and "Another round" in text
+    assert open_run(out).notes == []
 
     for name in truth:
         mask = root / "masks" / f"{name}.png"  # the oracle knows all masks, as pictures

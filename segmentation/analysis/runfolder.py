@@ -204,6 +204,7 @@ def training(run, folder):
     if not isinstance(state.get("rounds"), list) or not isinstance(state.get("labelled"), list):
         return None
     seed = re.fullmatch(r"seed(\d+)", folder.name)
+    latest = state["rounds"][-1] if state["rounds"] else {}  # with a person, data grow by the round
     return Training(
         name,
         folder,
@@ -211,7 +212,7 @@ def training(run, folder):
         *rest,
         arm=folder.resolve().parent.name if seed else name,
         seed=state.get("seed", int(seed[1]) if seed else args.get("seed", 0)),
-        data=state.get("data", ""),
+        data=latest.get("data", state.get("data", "")),
         synthetic=bool(state.get("synthetic")),
         planned=state.get("rounds_planned", 0),
         finished=path.exists() and is_finished({"rounds_planned": 0, **state}),

@@ -258,7 +258,7 @@ COLD_STARTS = {  # choose without a model
     ),
     "typicover": Strategy(
         from_features(coldstart.typical_cover),
-        "ours: as maxherding, on half-whitened features; more labels, smaller radius",
+        "ours: resembles many images that no label resembles yet (after maxherding)",
         FEATURES,
     ),
     "permuted": Strategy(

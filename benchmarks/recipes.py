@@ -46,15 +46,14 @@ def curve(recipe, data, seconds, options):
         command += ["--lr", str(lr), *options]
         log = Path(folder) / "log.csv"
         points, best = [], float("inf")
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for line in process.stdout:
-            if not line.startswith("epoch") or not log.exists():
-                continue
-            rows = read_csv(log)
-            if sum(float(row["seconds"]) for row in rows) > seconds:
-                break
-        process.kill()
-        process.wait()
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if not line.startswith("epoch") or not log.exists():
+                    continue
+                rows = read_csv(log)
+                if sum(float(row["seconds"]) for row in rows) > seconds:
+                    break
+            process.kill()
         spent = 0.0
         for row in read_csv(log) if log.exists() else []:
             spent += float(row["seconds"])

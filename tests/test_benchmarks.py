@@ -110,7 +110,8 @@ def test_every_rule_on_features_is_measured_and_chooses_as_defined(tmp_path):
     content = json.loads((tmp_path / "rules.json").read_text())
     assert [row["rule"] for row in content["rows"]] == rules.RULES
     named = set(COLD_STARTS) | {"coreset", "badge", "clue", "uherding"}
-    assert named - set(rules.RULES) == {"random", "saal", "permuted", "first", "pt4al"}
+    others = {"random", "saal", "permuted", "first", "pt4al", "patterns"}
+    assert named - set(rules.RULES) == others
     assert all(row["seconds"] > 0 and row["peak_bytes"] >= 0 for row in content["rows"])
     assert len(content["ratios"]) == len(rules.PLAIN)
     assert all(row["same_choices"] and row["ratio"] > 0 for row in content["ratios"])

@@ -77,7 +77,7 @@ HERE = Path(__file__).resolve().parents[1]
 BACKBONE, WEIGHTS = "tf_efficientnet_lite0", "package"
 NETWORK = ["--width", "8", "--encoder", BACKBONE, "--encoder-weights", WEIGHTS]
 RECIPE = ["--recipe", "pretrained", "--encoder-rate", "0.1", "--self-train", "--largest"]
-FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS, "--pooling", 1]
+FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS, "--pooling", "1"]
 BATCH = 16  # images at a time in prediction
 LEAST = 2  # outlines to train on
 

@@ -175,8 +175,7 @@ def uncertainty_herding(features, labelled, budget, rng, weights):
     Different from the paper: its uncertainty is of probabilities whose temperature is chosen on a
     part of the labelled images, by a model that is trained on the others.
     """
-    points = normalise(features)[labelled]
-    apart = Distances(points).closest() if labelled.any() else np.inf
+    apart = Distances(normalise(features[labelled])).closest()
     sigma = apart if np.isfinite(apart) else 1.0
     return max_herding(features, labelled, budget, rng, sigma, weights)
 

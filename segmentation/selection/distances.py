@@ -39,7 +39,7 @@ class Distances:
     def __init__(self, points):
         self.points = np.asarray(points, dtype=np.float64)
         self.squares = np.einsum("nd,nd->n", self.points, self.points)
-        self.unit = TINY * np.sqrt(self.squares.max()) or 1.0
+        self.unit = TINY * np.sqrt(self.squares.max(initial=0)) or 1.0
 
     def exact(self, places):
         """Distances of the rows `places` (int M) to all rows, float64 M x N."""

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
     leave_at_once()  # while modules are imported
 
-from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, parse
+from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURES, parse
 from segmentation.analysis.plan import CALLS, STAGES, Values, calls
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError
@@ -44,12 +44,6 @@ TRAINS = (
     "released_scale",
 )
 TEACHES = ("teachers", "students", "own_masks", "labelled_share")  # of self-training
-LOOKS_AT = {  # settings of cluster.py -> the arrays that they change
-    "features": {"features", "cluster", "patterns"},
-    "k": {"cluster"},
-    "pooling": {"features", "cluster"},
-    "scale": {"features", "cluster"},
-}
 WITHOUT_MAPS = ("thumbnail", "mask", "released")  # features that come without patterns
 
 
@@ -95,7 +89,7 @@ def without_effect(part, arm, strategies):
         return "+frozen trains no network"
     if part.setting in TEACHES and "self_train" not in arm.settings:
         return "only a student learns from a model, with +selftrain"
-    changed = LOOKS_AT.get(part.setting)
+    changed = SEES_FEATURES.get(part.setting)
     if changed and not any(changed & strategy.reads for strategy in strategies):
         return f"{rule} does not look at {'clusters' if part.setting == 'k' else 'features'}"
     if part.setting == "pooling" and arm.settings.get("features") in ("thumbnail", "mask"):

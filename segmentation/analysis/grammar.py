@@ -18,7 +18,12 @@ GRAMMAR = (
 FULL = "full"
 NUMBER = "N"  # at the end of a modifier's name, stands for a whole number from 1 on
 DRAW = re.compile(r"\+draw\d+(?=\+|$)")
-SEES_FEATURES = ("features", "k", "pooling", "scale")  # settings of cluster.py
+SEES_FEATURES = {  # settings of cluster.py -> the arrays that they change
+    "features": {"features", "cluster", "patterns"},
+    "k": {"cluster"},
+    "pooling": {"features", "cluster"},
+    "scale": {"features", "cluster"},
+}
 PRETRAINED = ("genesis", "released")  # features that are those of the pretraining
 
 

@@ -8,6 +8,7 @@ true masks of the images that are asked for, and measures after each round, at o
 masks of all images that nobody has outlined. Writes OUT/journey.json and OUT/journey.md.
 """
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -122,10 +123,11 @@ def main():
     help = "which image of the first folder to begin with, for other photographs"
     add("--start", type=int, default=0, help=help)
     add("--rounds", type=positive, default=2, help="rounds to outline")
+    add("--options", type=shlex.split, default=[], help="further options of annotate.py, in quotes")
     args = parser.parse_args()
     truth = build(args)
     photos, mine = args.out / "my_images", args.out / "mine"
-    words = ["--root", photos, "--out", mine, "--group", "folder"]
+    words = ["--root", photos, "--out", mine, "--group", "folder", *args.options]
     code, seconds = timed("segmentation/annotate.py", *words)
     rows, seconds_of_list = [], seconds
     for number in range(args.rounds):

@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import command_line
 from helpers_preprocess import make_set
+from scipy import stats
 
 from benchmarks import growth, plain, recipes, rules
 from benchmarks.measure import in_turn
+from segmentation.common.runfiles import write_json
 from segmentation.model import augment
 from segmentation.model.unet import UNet
 from segmentation.selection.strategies import COLD_STARTS
@@ -164,3 +166,42 @@ def test_in_turn_calls_each_as_often():
     times = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
     assert "".join(calls) == "ab" + "ab" * 3
     assert set(times) == {"a", "b"} and all(value >= 0 for value in times.values())
+
+
+def write_journeys(folder, dice):
+    """A journey.json of two rounds for each pair in `dice` (set -> Dice after 20 and 40)."""
+    for name, pair in dice.items():
+        rounds = [
+            {"outlines": 20 * (number + 1), "dice": {"value": value}}
+            for number, value in enumerate(pair)
+        ]
+        (folder / name).mkdir(parents=True)
+        write_json(folder / name / "journey.json", {"rounds": rounds})
+
+
+def test_journeys_are_compared_set_by_set(tmp_path):
+    one = {"0": (0.80, 0.90), "1": (0.70, 0.84), "2": (0.84, 0.88)}
+    two = {"0": (0.82, 0.90), "1": (0.75, 0.80), "2": (0.87, 0.91)}
+    write_journeys(tmp_path / "one", one)
+    write_journeys(tmp_path / "two", two)
+    result = run("journeys", tmp_path / "one", tmp_path / "two")
+    assert result.returncode == 0, result.stderr
+    rows = [[cell.strip() for cell in line.split("|")] for line in result.stdout.splitlines()[2:]]
+    assert [row[1:4] for row in rows] == [
+        [outlines, way, "3"] for outlines in ("20", "40") for way in ("one", "two")
+    ]
+    found = stats.ttest_rel([82, 75, 87], [80, 70, 84])
+    low, high = found.confidence_interval()
+    p_40 = stats.ttest_rel([90, 80, 91], [90, 84, 88]).pvalue
+    assert rows[0][4:] == ["78.0 [60.1, 95.9]", "70.0", "", "", "", ""]
+    assert rows[1][5:7] == ["75.0", f"3.3 [{low:.1f}, {high:.1f}]"]
+    assert rows[1][7:9] == [f"{found.pvalue:.3f}", f"{2 * found.pvalue:.3f}"]  # Holm, of two
+    assert rows[3][7:9] == [f"{p_40:.3f}", f"{p_40:.3f}"]
+
+
+def test_journeys_on_other_sets_are_refused(tmp_path):
+    write_journeys(tmp_path / "one", {"0": (0.8, 0.9), "1": (0.7, 0.8)})
+    write_journeys(tmp_path / "two", {"0": (0.8, 0.9), "2": (0.7, 0.8)})
+    result = run("journeys", tmp_path / "one", tmp_path / "two")
+    assert result.returncode == 2
+    assert "two and one are of different sets of photographs" in result.stderr

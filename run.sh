@@ -112,6 +112,7 @@ permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 
 choose RECIPE          paper     paper     paper     strong    pretrained  pretrained  # paper, strong, pretrained: segmentation/model/recipes.py
 choose EPOCHS          30        10        10        ""        ""        ""  # epochs of round 0; empty, also below: the recipe's
 choose STEPS           ""        ""        ""        ""        400       400  # optimizer steps of each round in all; empty: by epochs
+choose MIN_STEPS       ""        ""        ""        400       ""        ""  # by epochs, but at least so many from the first weights
 choose EPOCHS_ROUND    6         2         2         ""        ""        ""  # epochs of each later round
 choose FULL_EPOCHS     20        28        28        ""        ""        ""  # epochs of full supervision: 10 + 9 x 2
 choose BATCH           8         10        10        ""        ""        ""  # images per step

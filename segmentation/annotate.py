@@ -96,7 +96,8 @@ def parse_args():
         "--cold-start", choices=COLD_STARTS, default="typicover", help="strategy of the first round"
     )
     add("--query", choices=QUERIES, default="typicover", help="strategy of later rounds")
-    add("--steps", type=positive, default=400, help="optimizer steps of each round")
+    help = "optimizer steps of each round; give 1600 when there are some 100 outlines"
+    add("--steps", type=positive, default=400, help=help)
     add("--allow-partial", action="store_true", help="go on with the outlines that there are")
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")
     add("--seed", type=int, default=0, help="seed of all draws and of the training")

@@ -268,9 +268,9 @@ def test_a_modifier_changes_the_options_that_it_sets_and_no_others():
         "scratch": {"init", "weights"},
         "encoder": set(),  # is what the study's INIT says
         "all": {"init"},
-        "paper": {"recipe", "from-scratch"},
-        "strong": {"from-scratch"},
-        "pretrained": {"recipe", "from-scratch"},
+        "paper": {"recipe", "from-scratch", "min-steps"},  # a recipe as it is
+        "strong": {"from-scratch", "min-steps"},
+        "pretrained": {"recipe", "from-scratch", "min-steps"},
         "unet": {"encoder", "clusters", "weights"},
         "backbone": {"encoder", "encoder-weights", "clusters", "weights"},
         "untrained": {"encoder", "clusters", "weights"},

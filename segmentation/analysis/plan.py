@@ -297,7 +297,8 @@ def run_options(values, arm, seed):
     elif not budgets:
         rounds = values.options(initial="INITIAL", per_round="PER_ROUND", rounds="ROUNDS")
     init = values.init(arm)
-    tuned = values.given(epochs=epochs, epochs_round="EPOCHS_ROUND", batch="BATCH", lr="LR")
+    tuned = values.given(epochs=epochs, epochs_round="EPOCHS_ROUND", min_steps="MIN_STEPS")
+    tuned += values.given(batch="BATCH", lr="LR")
     if "recipe" in settings:  # as it is, but comparable at every budget
         tuned = ["--from-scratch"]
     if settings.get("steps", values["STEPS"]):

@@ -5,7 +5,8 @@
 weights in every round: AdamW with a one-cycle learning rate, all augmentation, and enough epochs
 for at least `min_steps` optimizer steps (20 epochs of ten images are only 20 steps). `pretrained`
 is for an encoder that knows images already: it is not trained at all, only the decoder is. How the
-values were chosen, and with how many labels, is in results/NOTES.md.
+values were chosen, and with how many labels, is in results/NOTES.md. With the 400 steps that
+`strong` had in results/study, 40 labels and more gained by longer training (results/encoders).
 """
 
 import math
@@ -56,7 +57,7 @@ RECIPES = {
         one_cycle=True,
         weight_decay=1e-2,
         epochs=20,
-        min_steps=400,
+        min_steps=1600,
         from_scratch=True,
         augment="all",
     ),

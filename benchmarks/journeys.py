@@ -19,17 +19,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scipy import stats
 
-from segmentation.analysis.significance import holm, t_interval
+from segmentation.analysis.estimates import dice_text
+from segmentation.analysis.markdown import markdown, p_text
+from segmentation.analysis.screening import corrected
+from segmentation.analysis.significance import t_interval
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError, read_json
 
 
 def sets_of(folder):
-    """dict set -> (dict outlines -> mean Dice in %, 0..100) of the journeys in a folder."""
+    """dict set -> (dict outlines -> mean Dice, 0..1) of the journeys in a folder."""
     found = {}
     for path in sorted(folder.glob("*/journey.json")):
         rows = read_json(path)["rounds"]
-        found[path.parent.name] = {row["outlines"]: 100 * row["dice"]["value"] for row in rows}
+        found[path.parent.name] = {row["outlines"]: row["dice"]["value"] for row in rows}
     if len(found) < 2:
         raise UserError(
             f"{folder} holds {len(found)} journeys; give a folder with two or more that are done"
@@ -37,8 +40,9 @@ def sets_of(folder):
     return found
 
 
-def text(interval):
-    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+def shape(sets):
+    """dict set -> list of the numbers of outlines at which it was measured."""
+    return {name: list(rounds) for name, rounds in sets.items()}
 
 
 def main():
@@ -46,32 +50,30 @@ def main():
     parser.add_argument("ways", type=Path, nargs="+", help="folders of journeys")
     args = parser.parse_args()
     ways = {folder.name: sets_of(folder) for folder in args.ways}
+    if len(ways) < len(args.ways):
+        raise UserError("two folders have the same name; the table needs a name for each")
     first, *others = ways
     for name in others:
-        if ways[name].keys() != ways[first].keys():
+        if shape(ways[name]) != shape(ways[first]):
             raise UserError(
-                f"{name} and {first} are of different sets of photographs; run journey.py for all"
+                f"{name} and {first} are of different sets of photographs or rounds; run "
+                "journey.py for all"
             )
     rows, p_values = [], []
     for outlines in next(iter(ways[first].values())):
+        baseline = [rounds[outlines] for rounds in ways[first].values()]
         for name, sets in ways.items():
-            dice = [sets[number][outlines] for number in sets]
-            row = [str(outlines), name, str(len(dice)), text(t_interval(dice)), f"{min(dice):.1f}"]
-            if name == first:
-                rows.append((row, None))
-                continue
-            apart = [sets[number][outlines] - ways[first][number][outlines] for number in sets]
-            p_values.append(float(stats.ttest_1samp(apart, 0).pvalue))
-            rows.append((row, text(t_interval(apart))))
-    corrected = iter(zip(p_values, holm(p_values), strict=True))
-    print(f"| outlines | way | sets | Dice % [95 %] | lowest | minus {first} [95 %] | p | Holm |")
-    print("| --: | :-- | --: | --: | --: | --: | --: | --: |")
-    for row, apart in rows:
-        tail = ["", "", ""]
-        if apart is not None:
-            p, adjusted = next(corrected)
-            tail = [apart, f"{p:.3f}", f"{adjusted:.3f}"]
-        print(f"| {' | '.join(row + tail)} |")
+            dice = [sets[number][outlines] for number in ways[first]]
+            row = [outlines, name, len(dice), dice_text(t_interval(dice)), f"{100 * min(dice):.1f}"]
+            apart = [own - other for own, other in zip(dice, baseline, strict=True)]
+            rows.append([*row, "" if name == first else dice_text(t_interval(apart))])
+            p_values.append(
+                None if name == first else float(stats.ttest_rel(dice, baseline).pvalue)
+            )
+    for row, p, adjusted in zip(rows, p_values, corrected(p_values), strict=True):
+        row += ["", ""] if p is None else [p_text(p), p_text(adjusted)]
+    header = ["outlines", "way", "sets", "Dice % [95 %]", "lowest", f"minus {first} [95 %]"]
+    print(markdown([*header, "p", "p (Holm)"], rows), end="")
 
 
 if __name__ == "__main__":

@@ -205,3 +205,17 @@ def test_journeys_on_other_sets_are_refused(tmp_path):
     result = run("journeys", tmp_path / "one", tmp_path / "two")
     assert result.returncode == 2
     assert "two and one are of different sets of photographs" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("other", "dice", "said"),
+    [
+        ("two", {"0": (0.8,), "1": (0.7,)}, "two and one are of different sets of photographs or"),
+        ("more/one", {"0": (0.8, 0.9), "1": (0.7, 0.8)}, "two folders have the same name"),
+    ],
+)
+def test_journeys_that_do_not_fit_are_refused(other, dice, said, tmp_path):
+    write_journeys(tmp_path / "one", {"0": (0.8, 0.9), "1": (0.7, 0.8)})
+    write_journeys(tmp_path / other, dice)
+    result = run("journeys", tmp_path / "one", tmp_path / other)
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and said in result.stderr

@@ -107,7 +107,8 @@ permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 
 " "
 *+steps1600*: 10 1600
 *+frozen: 10 20 40 100
-*+selftrain* *+teacher *+constancy *+cutmix *+paste *+largest *+views: 10 20
+*+teacher *+largest *+views: 10 20
+*+selftrain*: 10 20 40 100
 " "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
 choose RECIPE          paper     paper     paper     strong    pretrained  pretrained  # paper, strong, pretrained: segmentation/model/recipes.py
 choose EPOCHS          30        10        10        ""        ""        ""  # epochs of round 0; empty, also below: the recipe's
@@ -137,7 +138,7 @@ pretraining random+scratch random+scratch random random+all saal+scratch saal sa
 released saal saal first saal+released1 permuted saal+released4 saal+released5
 draws random+draws random saal saal+pool1 saal+thumbnails permuted kmeans typiclust probcover maxherding kcenter usl pt4al typicover typicover+thumbnails typicover+masks random+draw1 random+draw2 random+draw3 random+draw4 random+draw5 random+draw6 random+draw7 random+draw8" "
 encoders random random random+trained random+unet+strong random+unet+encoder+strong random+untrained+strong random+untrained+encoder+strong random+encoder random+encoder+trained
-selftraining random random random+selftrain random+selftrain+soft random+selftrain+confident random+selftrain+half random+selftrain+teachers2 random+selftrain+students2 random+teacher random+constancy random+cutmix random+paste random+largest random+views
+selftraining random random random+selftrain random+selftrain+soft random+selftrain+half random+teacher random+largest random+views
 steps random+steps1600 random+steps1600 random+steps1600+trained random+unet+strong+steps1600 random+untrained+strong+steps1600
 steps-imagenet random random random+steps1600
 steps-trained random+trained random+trained random+steps1600+trained

@@ -56,7 +56,7 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import (
     check_stage,
 )
-from segmentation.model.augment import LEVELS, MIXES
+from segmentation.model.augment import LEVELS
 from segmentation.model.encoders import PAPER, add_encoder_options, check_encoder_options
 from segmentation.model.finish import add_finish_options
 from segmentation.model.recipes import OPTIMIZERS, OWN_MASKS, RANGES, RECIPES, Recipe
@@ -79,7 +79,7 @@ FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: d
 SELF_TRAIN_HELP = (
     "then train from the first weights on the whole pool, with the model's own masks of the rest"
 )
-CHOICES = {"optimizer": OPTIMIZERS, "augment": LEVELS, "mix": MIXES, "own_masks": OWN_MASKS}
+CHOICES = {"optimizer": OPTIMIZERS, "augment": LEVELS, "own_masks": OWN_MASKS}
 RELEASED_SCALE_HELP = (
     "repeat a defect of the released code: inputs in 0..255, although 0..1 in pretraining"
 )
@@ -137,7 +137,6 @@ def parse_args():
     add("--heads", action="store_true", help="deep supervision; for --query dsal")
     add("--width", type=positive, default=64, help="channels at full resolution")
     add_encoder_options(parser)
-    add("--constancy", action="store_true", help="images as under white light, by shades of gray")
     add("--dropout", type=real(0, 1, (1,)), default=0.5, help="probability, at the bottleneck")
     add("--passes", type=positive, default=20, help="Monte Carlo passes of CEAL and BALD")
     for field in fields(query.CealSettings):
@@ -193,7 +192,7 @@ def refuse_for_frozen(args):
         raise UserError("--frozen needs --encoder, a backbone of timm")
     if QUERIES[args.query].dropout:
         raise UserError(f"--frozen has no dropout, which --query {args.query} needs; leave one out")
-    for name in ("heads", "mean_teacher", "self_train", "released_scale", "constancy"):
+    for name in ("heads", "mean_teacher", "self_train", "released_scale"):
         if getattr(args, name):
             raise UserError(
                 f"--frozen trains no network, so --{name.replace('_', '-')} is not for it"

@@ -36,14 +36,12 @@ TRAINS = (
     "steps",
     "encoder_rate",
     "augment",
-    "constancy",
-    "mix",
     "heads",
     "mean_teacher",
     "self_train",
     "released_scale",
 )
-TEACHES = ("teachers", "students", "own_masks", "labelled_share")  # of self-training
+TEACHES = ("own_masks", "labelled_share")  # of self-training
 WITHOUT_MAPS = ("thumbnail", "mask", "released")  # features that come without patterns
 
 

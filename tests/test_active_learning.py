@@ -264,7 +264,6 @@ def test_what_an_option_needs(data, tmp_path, refused):
     words = ["--data", data, "--out", tmp_path / "out", *LOOP]
     assert "needs --weights" in refused("active_learning", *words, "--init", "all")
     assert "strategy saal needs --clusters" in refused("active_learning", *words, "--query", "saal")
-    assert "gray images have no colour" in refused("active_learning", *words, "--constancy")
 
 
 def test_clusters_of_other_weights_are_refused(run, tmp_path, refused):
@@ -431,33 +430,12 @@ def test_self_training(run, data, trainings):
     ids = chosen + sorted(rest)
     np.testing.assert_array_equal(pool_images.permute(0, 2, 3, 1).numpy(), opened.load_images(ids))
     np.testing.assert_array_equal(pool_masks[:12], masks)
-    own = own_masks([model], pool_images[12:], 4, Precision(torch.device("cpu")))
+    own = own_masks(model, pool_images[12:], 4, Precision(torch.device("cpu")))
     np.testing.assert_array_equal(pool_masks[12:], own)
     saved = load_model(folder / "round_00" / "weights.pt")
     assert torch.equal(saved.head.weight, student.head.weight)
     log = read_csv(folder / "round_00" / "log.csv")
     assert [int(row["epoch"]) for row in log] == list(range(len(log))) and len(log) == 6
-
-
-def test_several_teachers_and_students(run, data, trainings):
-    """Teachers start from weights of their own; each student learns the masks of the one before."""
-    more = ["--teachers", 2, "--students", 2, "--steps", 10, "--own-masks", "soft"]
-    folder = run("random", "--rounds", 0, "--self-train", *more, "--labelled-share", 0.5)
-    assert [len(images) for _, _, images, _ in trainings] == [12, 12, 48, 48]
-    starts, models, _, masks = zip(*trainings, strict=True)
-    heads = [start["head.weight"] for start in starts]
-    assert torch.equal(heads[0], heads[2]) and torch.equal(heads[0], heads[3])
-    assert not torch.equal(heads[0], heads[1])
-    pool = trainings[2][2][12:]
-    for number, teachers in ((2, models[:2]), (3, models[2:3])):
-        own = own_masks(teachers, pool, 4, Precision(torch.device("cpu")), "soft")
-        np.testing.assert_array_equal(masks[number][12:], own)
-        np.testing.assert_array_equal(masks[number][:12], masks[0])
-    log = read_csv(folder / "round_00" / "log.csv")
-    assert sum(int(row["steps"]) for row in log) == 12  # 10, in four equal parts
-    assert state_of(folder)["rounds"][0]["steps"] == 12
-    saved = load_model(folder / "round_00" / "weights.pt")
-    assert torch.equal(saved.head.weight, models[3].head.weight)
 
 
 def test_self_training_with_all_labels_is_training(run):
@@ -477,6 +455,21 @@ def test_another_setting_in_the_same_folder_is_refused(run, refused):
     folder = run("random", *PSEUDO)
     line = refused("active_learning", *run.words(folder, "random", *PSEUDO, "--lr", 0.1))
     assert "made with --lr 0.003, not 0.1" in line
+
+
+def test_a_folder_with_options_that_are_gone(run, refused, capsys):
+    """It goes on if they did nothing."""
+    folder = run("random", *PSEUDO)
+    record = json.loads((folder / "args.json").read_text())
+    for mix in ("none", "cutmix"):
+        record["args"] |= {"mix": mix, "teachers": 1, "constancy": False}
+        (folder / "args.json").write_text(json.dumps(record))
+        words = run.words(folder, "random", *PSEUDO)
+        if mix == "none":
+            call("active_learning", *words)
+            assert "finished already" in capsys.readouterr().out
+        else:
+            assert "made with --mix cutmix, not none" in refused("active_learning", *words)
 
 
 def test_images_without_masks_are_not_asked_for_but_learned_from(tmp_path, capsys, trainings):
@@ -630,7 +623,7 @@ def test_linked_images_are_in_one_fold():
     assert fold_parts(["a", "b"], [["a", "b"]], 2) == [["a", "b"]]
 
 
-@pytest.mark.parametrize("more", [[], ["--self-train", "--teachers", 2], ["--folds", 3]])
+@pytest.mark.parametrize("more", [[], ["--self-train"], ["--folds", 3]])
 def test_the_steps_of_a_round_are_known_before(data, tmp_path, monkeypatch, more):
     """What the estimate of the time begins with is what the round then makes."""
     paces = []

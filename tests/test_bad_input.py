@@ -125,7 +125,7 @@ OPTIONS = [
     ("active_learning", f"{ACT} --ceal-bins 0", "--ceal-bins"),
     ("active_learning", f"{ACT} --ceal-uncertain -2", "--ceal-uncertain"),
     ("active_learning", f"{ACT} --training-masks {{tmp}}/none", "{tmp}/none"),
-    ("active_learning", f"{ACT} --constancy", "--constancy"),
+    ("active_learning", f"{ACT} --own-masks sure", "--own-masks"),
     ("active_learning", f"{ACT} --device tpu", "--device tpu"),
     ("active_learning", f"{ACT} --epochs 0", "--epochs"),
     ("active_learning", f"{ACT} --amp fp8", "--amp"),

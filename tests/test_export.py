@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime", reason="the package onnxruntime is not instal
 
 KINDS = {
     "paper, gray": ({"in_channels": 1, "width": 4}, (32, 48)),
-    "paper, colour, square": ({"in_channels": 3, "width": 2, "constancy": True}, (48, 48)),
+    "paper, colour, square": ({"in_channels": 3, "width": 2, "scale": 255.0}, (48, 48)),
     "timm": ({"in_channels": 3, "width": 2, "encoder": "resnet10t"}, (64, 80)),
 }
 

@@ -35,12 +35,11 @@ def test_what_is_sent_arrives(values, device):
 
 
 @needs_cuda
-@pytest.mark.parametrize("mix", ["none", "cutmix", "paste"])
-def test_no_step_of_a_training_waits_for_the_gpu(mix):
+def test_no_step_of_a_training_waits_for_the_gpu():
     """Two steps and ten, of one epoch, make the CPU wait equally often."""
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
     masks = (images[:, 0] > 127).to(torch.uint8)
-    recipe = Recipe(batch=4, augment="all", mix=mix, optimizer="adamw", one_cycle=True)
+    recipe = Recipe(batch=4, augment="all", optimizer="adamw", one_cycle=True)
     how = {"recipe": recipe, "stream": (0, "t")}
     how["precision"] = Precision(torch.device("cuda"), torch.bfloat16)
     waits = []
@@ -105,15 +104,15 @@ def test_a_gpu_finds_what_a_cpu_finds(data):
         "--query ceal --amp bf16",
         "--query bald --amp fp16",
         "--query dsal --heads --amp bf16",
-        "--query badge --self-train --augment all --mix paste --amp fp16",
+        "--query badge --self-train --augment all --amp fp16",
         "--query power --mean-teacher --augment all",
         "--query entropy --encoder resnet18 --deterministic",
         "--query margin --encoder resnet18 --frozen",
-        "--query random --constancy --pool-on host --views --largest",
+        "--query random --pool-on host --views --largest",
     ],
 )
 def test_a_run_on_a_gpu(words, tmp_path):
-    colour = "--no-gray" if "resnet18" in words or "constancy" in words else "--gray"
+    colour = "--no-gray" if "resnet18" in words else "--gray"
     call("preprocess", "--demo", 30, "--size", 64, colour, "--out", tmp_path / "data")
     out = tmp_path / "run"
     how = [*LOOP, "--device", "cuda", "--seed", 0, *words.split()]

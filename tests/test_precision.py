@@ -85,7 +85,7 @@ def test_the_same_bytes_again(tmp_path, network, device):
     """On a CPU with and without --deterministic, on a GPU with it; all that a training may use."""
     call("preprocess", "--demo", 24, "--size", 64, "--test-count", 4, "--out", tmp_path / "data")
     words = ["--data", tmp_path / "data", "--seed", 0, *LOOP, "--rounds", 1, "--augment", "all"]
-    words += ["--self-train", "--device", device, "--mix", "cutmix", *network]
+    words += ["--self-train", "--device", device, *network]
     made = []
     for number, more in enumerate(
         ([] if device == "cpu" else ["--deterministic"], ["--deterministic"])

@@ -381,7 +381,8 @@ def test_what_all_have_in_common(function, model, images):
     assert (function(deep, images, *more, 3, CPU) == values).all()
     if not more:  # dropout masks are drawn by batch
         one = function(deep, images, 1, CPU)
-        np.testing.assert_allclose(one, values, rtol=1e-4, atol=1e-5)
+        pixel = 1e-3 if function is uncertainty.score_dsal else 0  # may change sides by rounding
+        np.testing.assert_allclose(one, values, rtol=1e-4, atol=1e-5 + pixel)
     rough = function(deep, images, *more, 3, Precision(CPU.device, torch.bfloat16))
     assert rough.dtype == values.dtype and (rough != values).any()
     assert np.abs(rough - values).mean() < 0.1 * np.abs(values).mean()

@@ -13,7 +13,6 @@ from segmentation.model.unet import (
     load_encoder,
     load_model,
     save_model,
-    shades_of_gray,
     warm_start,
 )
 
@@ -267,31 +266,3 @@ def test_heads_stay_as_they_are_in_a_warm_start(tmp_path, init, theirs, ours):
     for name, value in model.state_dict().items():
         origin = source if name in loaded else untouched
         assert torch.equal(value, origin.state_dict()[name]), name
-
-
-def test_shades_of_gray_by_hand():
-    """Two pixels: the light is (a^6 + b^6)^(1/6) per channel, in proportion."""
-    image = torch.tensor([[[[0.2, 0.4]], [[0.1, 0.2]], [[0.3, 0.6]]]])
-    light = torch.tensor([2.0, 1.0, 3.0])
-    white = image[0, :, 0] / (light / light.square().mean().sqrt())[:, None]
-    torch.testing.assert_close(shades_of_gray(image)[0, :, 0], white)
-    torch.testing.assert_close(white[0], white[1])  # what differed in light alone is gray
-
-
-def test_the_colour_of_the_light_does_not_matter():
-    images = torch.rand(3, 3, 8, 8) / 2
-    gray = images.mean(dim=1, keepdim=True)
-    torch.testing.assert_close(shades_of_gray(gray), gray)
-    tinted = images * torch.tensor([1.0, 0.5, 1.5])[:, None, None]
-    one, other = shades_of_gray(images), shades_of_gray(tinted)
-    torch.testing.assert_close(other / one, (other / one)[:, :1, :1, :1].expand_as(one))
-    assert shades_of_gray(torch.zeros(1, 3, 4, 4)).abs().max() == 0
-
-
-def test_a_network_with_constancy_is_saved_as_such(tmp_path):
-    model, plain = make(in_channels=3, constancy=True), make(in_channels=3)
-    images = torch.rand(2, 3, 32, 32)
-    assert "constancy" not in architecture(plain)
-    torch.testing.assert_close(model(images), plain(shades_of_gray(images)))
-    save_model(tmp_path / "weights.pt", model)
-    torch.testing.assert_close(load_model(tmp_path / "weights.pt")(images), model(images))

@@ -188,8 +188,11 @@ def read_csv(path, fix="run the stage that writes it"):
 
 def write_npz(path, **arrays):
     """Write arrays atomically as an uncompressed .npz; strings are stored as unicode arrays."""
-    with atomic(path) as temporary:
-        np.savez(temporary, schema=np.int64(SCHEMA), **arrays)
+    # np.savez before version 2 leaves its archive open if it fails, of which Python complains later
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, values in {"schema": np.int64(SCHEMA), **arrays}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
 
 
 def read_npz(path, fix="run the stage that writes it"):

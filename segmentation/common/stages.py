@@ -141,8 +141,8 @@ def environment():
     }
 
 
-# Options that older stages have not recorded: what they meant.
-ADDED = {
+# Options that a stage has not recorded, as they came or went later: what it did.
+UNRECORDED = {
     "constancy": False,
     "deterministic": False,
     "encoder": "paper",
@@ -180,8 +180,8 @@ def check_stage(folder, args, inputs, free=()):
     old = read_checked(path, Record, "delete the whole folder") if path.exists() else settings
     for part in ("args", "inputs"):
         for name in sorted({*old.get(part, {}), *settings[part]}):
-            before, now = (record.get(part, {}).get(name) for record in (old, settings))
-            before = ADDED.get(name) if name not in old.get(part, {}) else before
+            usual = UNRECORDED.get(name)
+            before, now = (record.get(part, {}).get(name, usual) for record in (old, settings))
             if before != now and name not in (free_args if part == "args" else free):
                 what = f"--{name.replace('_', '-')} {before}, not {now}"
                 if part == "inputs":

@@ -98,7 +98,7 @@ def brush_mask(content, size):
     Lesion is what is at least half as opaque as the most opaque pixel: the edges of brush strokes
     are soft, and early versions stored strokes half transparent.
     """
-    bits = np.unpackbits(np.array(content, dtype=np.uint8))
+    bits = np.unpackbits(np.frombuffer(bytes(list(content)), dtype=np.uint8))
     digits, place = bits.tobytes().translate(bytes.maketrans(b"\0\1", b"01")), 0
 
     def read(count):

@@ -2,9 +2,7 @@
 
 Works on a whole batch at once, with a draw of its own for each image, on the device of the images.
 A mask is moved in the same way as its image. Images that are scored or tested are never augmented.
-Images of a batch can also be mixed: CutMix (Yun et al. 2019, arXiv 1905.04899) with the box of
-French et al. (2019, arXiv 1906.01916), or the lesion of one image pasted on another (Ghiasi et al.
-2021, arXiv 2012.07177).
+CutMix and pasted lesions were tried and are gone, as neither was shown to gain (results/encoders).
 """
 
 import math
@@ -16,7 +14,6 @@ from torch.nn.functional import affine_grid, grid_sample
 from segmentation.common.transfer import sent
 
 LEVELS = ("none", "flips", "light", "all")  # each includes those before it
-MIXES = ("none", "cutmix", "paste")
 SCALE = 1.25  # largest zoom; the smallest is its inverse
 SHIFT = 0.1  # largest shift, as a fraction of the side
 CONTRAST = 0.3  # the contrast factor of an image is 1 +- this
@@ -54,7 +51,7 @@ class Views:
         return ((moved - middle) * self.contrast + middle + self.shift).clamp(0, 1)
 
     def mask(self, masks):
-        """uint8 masks B x H x W in {0,1}, moved as the images are: float B x H x W in {0,1}."""
+        """Masks B x H x W in [0,1], moved as the images are, by nearest neighbour: float."""
         return self.move(masks[:, None].float(), "nearest")[:, 0]
 
 
@@ -93,36 +90,3 @@ def draw(shape, level, generator):
         torch.stack([sin / side * flips[:, 0], cos * flips[:, 1], shift[:, 1]], dim=1),
     )
     return Views(torch.stack(rows, dim=1), contrast, light)
-
-
-def mixed(inputs, masks, kind, generator):
-    """Images and masks, half of them with a part of another one of the batch: (images, masks).
-
-    `inputs` float B x C x H x W, `masks` float B x H x W in [0,1], or NaN where it is not known.
-    `kind` is one of MIXES. "cutmix": a box of half the image's area, of random shape and place, is
-    that of another image, and so is its mask. "paste": the other image's lesion is pasted at its
-    own place; the mask is that of either lesion. Drawn by a CPU generator.
-    """
-    if kind == "none":
-        return inputs, masks
-    count, (height, width) = len(inputs), inputs.shape[2:]
-    turn = torch.randint(1, max(count, 2), (1,), generator=generator)
-    other = (torch.arange(count) + turn) % count
-    changed = torch.rand(count, generator=generator) < 0.5
-    stretch = 2 ** (torch.rand(count, generator=generator) - 0.5)  # sides of sqrt(1/2) to 1
-    sides = torch.stack([stretch, 1 / stretch], dim=1) * 0.5**0.5
-    corners = torch.rand(count, 2, generator=generator) * (1 - sides)
-    other, changed = sent(other, inputs.device), sent(changed, inputs.device)
-    theirs = masks[other]
-    if kind == "cutmix":
-        part = torch.ones(1, device=inputs.device)
-        for axis, side in enumerate((height, width)):
-            place = (torch.arange(side) + 0.5) / side
-            inside = (place >= corners[:, axis, None]) & (place < (corners + sides)[:, axis, None])
-            lines = (-1, 1) if axis == 0 else (1, -1)
-            part = part * sent(inside, inputs.device).unflatten(1, lines)
-        part = part > 0
-    else:
-        part = theirs > 0.5  # False where it is not known
-    part = part & changed[:, None, None]
-    return torch.where(part[:, None], inputs[other], inputs), torch.where(part, theirs, masks)

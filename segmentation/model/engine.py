@@ -12,7 +12,7 @@ from segmentation.common.stages import torch_rng
 from segmentation.common.transfer import sent
 from segmentation.data.images import to_input
 from segmentation.model import metrics
-from segmentation.model.augment import draw, mixed
+from segmentation.model.augment import draw
 from segmentation.model.confidence import confidence
 from segmentation.model.encoders import folded
 from segmentation.model.finish import PLAIN, clean, largest_region
@@ -45,24 +45,18 @@ def make_optimizer(model, recipe, steps):
     return optimizer, schedule.step
 
 
-def supervised_loss(model, forward, images, masks, views, precision, mix="none", generator=None):
-    """The loss on labelled uint8 images and their masks, as in `train`.
-
-    They are augmented by `views` (None: not augmented), then mixed.
-    """
-    inputs, soft, known = to_input(images), masks.is_floating_point(), None
+def supervised_loss(model, forward, images, masks, views, precision):
+    """The loss on labelled uint8 images and their masks, augmented by `views`, if any."""
+    inputs = to_input(images)
     masks = views.mask(masks) if views is not None else masks.float()
     if views is not None:
         inputs = views.image(inputs)
-    inputs, masks = mixed(inputs, masks, mix, generator)
-    if soft:
-        known, masks = masks.isfinite().float(), masks.nan_to_num()
     with precision.autocast():
         if model.heads:
             logits = [head[:, 0].float() for head in model.forward_heads(inputs)]
         else:
             logits = [forward(inputs)[:, 0].float()]
-    return deep_supervision_loss(logits, masks, known)
+    return deep_supervision_loss(logits, masks)
 
 
 def epoch_batches(count, batch, generator):
@@ -94,8 +88,8 @@ def mixed_batches(labelled, count, batch, share, generator):
 def train(model, images, masks, *, recipe, precision, teacher=None, **how):
     """Train `model` in place on images and masks held in memory.
 
-    `images` uint8 N x C x H x W; `masks` uint8 N x H x W in {0,1}, or float N x H x W in [0,1] and
-    NaN for pixels that do not count. `recipe` is a recipes.Recipe; `steps`, of `take_steps`,
+    `images` uint8 N x C x H x W; `masks` uint8 N x H x W in {0,1}, or float N x H x W in [0,1].
+    `recipe` is a recipes.Recipe; `steps`, of `take_steps`,
     replaces its numbers of epochs. Each epoch draws its own order, augmentation and dropout from
     `stream` (a seed and names). `teacher` is a teacher.Teacher that adds its loss. With the
     recipe's `labelled_share`, the first `labelled` images are drawn more often. `progress` is
@@ -150,7 +144,7 @@ def take_steps(
             batch, views = (images[chosen], masks[chosen]), None
             if recipe.augment != "none":
                 views = draw(batch[0].shape, recipe.augment, views_rng).to(device)
-            loss = supervised_loss(model, forward, *batch, views, precision, recipe.mix, views_rng)
+            loss = supervised_loss(model, forward, *batch, views, precision)
             total += loss.detach() * len(chosen)
             if teacher is not None:
                 loss = loss + teacher.loss(forward, len(chosen), done / steps, views_rng, precision)

@@ -27,32 +27,24 @@ def soft_dice_loss(probabilities, masks):
     return (1 - soft_dice(probabilities, masks)).mean()
 
 
-def segmentation_loss(logits, masks, known=None):
+def segmentation_loss(logits, masks):
     """0.5 (binary cross-entropy + soft Dice loss) of logits B x H x W and masks in [0,1].
 
     The released code has another soft Dice: over two classes and the whole batch together, with
     squares in its denominator. Here each image counts the same.
-
-    With `known`, float B x H x W in {0,1}, only of the pixels where it is 1.
     """
     masks = masks.to(logits.dtype)
-    probabilities = logits.sigmoid()
-    if known is None:
-        entropy = binary_cross_entropy_with_logits(logits, masks)
-    else:
-        total = binary_cross_entropy_with_logits(logits, masks, known, reduction="sum")
-        entropy = total / known.sum().clamp(min=1)
-        probabilities, masks = known * probabilities, known * masks
-    return 0.5 * (entropy + soft_dice_loss(probabilities, masks))
+    entropy = binary_cross_entropy_with_logits(logits, masks)
+    return 0.5 * (entropy + soft_dice_loss(logits.sigmoid(), masks))
 
 
-def deep_supervision_loss(logits, masks, known=None):
+def deep_supervision_loss(logits, masks):
     """The weighted sum of the segmentation losses of the heads of `UNet.forward_heads`: a scalar.
 
     `logits` is a list of B x H x W for each head, the final one first. If there is only that one,
-    the result is `segmentation_loss`, which also says what `known` is. HEAD_WEIGHTS have the ratios
+    the result is `segmentation_loss`. HEAD_WEIGHTS have the ratios
     0.6 : 0.3 : 0.1 of DSAL's released code (arXiv 2101.09057), in its order of the heads.
     """
-    losses = (segmentation_loss(head, masks, known) for head in logits)
+    losses = (segmentation_loss(head, masks) for head in logits)
     weighted = (weight * loss for weight, loss in zip(HEAD_WEIGHTS, losses, strict=False))
     return reduce(torch.add, weighted)

@@ -12,7 +12,7 @@ values were chosen, and with how many labels, is in results/NOTES.md. With the 4
 import math
 from dataclasses import dataclass
 
-from segmentation.model.augment import LEVELS, MIXES
+from segmentation.model.augment import LEVELS
 
 RANGES = {  # of the settings that are real numbers: smallest, largest, ends that are not in it
     "lr": (0, math.inf, ()),
@@ -21,7 +21,7 @@ RANGES = {  # of the settings that are real numbers: smallest, largest, ends tha
     "labelled_share": (0, 1, (1,)),
 }
 OPTIMIZERS = ("adam", "adamw")
-OWN_MASKS = ("hard", "soft", "confident")
+OWN_MASKS = ("hard", "soft")
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,9 @@ class Recipe:
     steps: int = 0  # optimizer steps of a round, shared among its models; 0: by epochs, each model
     from_scratch: bool = False  # start every round from the first weights
     augment: str = LEVELS[0]
-    mix: str = MIXES[0]  # half of the images get a part of another one
     encoder_rate: float = 1.0  # learning rate of the encoder, as a factor of lr; 0: not trained
     frozen_norm: bool = False  # the encoder's batch normalisation keeps its running statistics
     # of --self-train, see selftraining.py:
-    teachers: int = 1  # models trained on the labels, which make masks together
-    students: int = 1  # models trained one after the other, each on masks of the one before
     own_masks: str = OWN_MASKS[0]
     labelled_share: float = 0.0  # of each batch of a student; 0: as labels are among the images
 

@@ -4,32 +4,23 @@ The mask of an unlabelled image comes from the mean prediction over transformed 
 distillation, Radosavovic et al. 2018, arXiv 1712.04440); here the views are its eight flips and
 quarter turns. The new model starts from the first weights. There is noise (augmentation, dropout)
 in its training, but not in the predictions that make the masks (Xie et al. 2020, arXiv 1911.04252).
-Several teachers, soft masks and several students in turn are from the same paper.
+Soft masks are from the same paper. Several teachers, several students in turn and sure pixels alone
+were tried and are gone, as none was shown to gain (results/encoders).
 """
-
-from functools import reduce
 
 import numpy as np
 
 from segmentation.model.finish import clean
 from segmentation.model.inference import lesion_probabilities
 
-CONFIDENT = 0.9  # probability from which a pixel of "confident" masks counts
 
+def own_masks(model, images, batch, precision, kind="hard", largest=False):
+    """The masks that `model` makes of uint8 images N x C x H x W, as engine.train takes them.
 
-def own_masks(models, images, batch, precision, kind="hard", largest=False):
-    """The masks that `models` make together of uint8 images N x C x H x W, as engine.train takes.
-
-    p is the mean over models and views, with `largest` by finish.clean. "hard": uint8 N x H x W, 1
-    where p > 0.5. "soft": float32, p. "confident": float32, 0 or 1 where p is below 1 - CONFIDENT
-    or above CONFIDENT, else NaN.
+    p is the mean over views, with `largest` by finish.clean. "hard": uint8 N x H x W, 1 where
+    p > 0.5. "soft": float32, p.
     """
-    seen = (lesion_probabilities(m, images, batch, precision, views=True) for m in models)
-    p = reduce(np.add, seen) / len(models)
+    p = lesion_probabilities(model, images, batch, precision, views=True)
     if largest:
         p = clean(p)
-    if kind == "hard":
-        return (p > 0.5).astype(np.uint8)
-    if kind == "confident":
-        p = np.where(np.maximum(p, 1 - p) > CONFIDENT, p > 0.5, np.nan)
-    return p.astype(np.float32)
+    return (p > 0.5).astype(np.uint8) if kind == "hard" else p.astype(np.float32)

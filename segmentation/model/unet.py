@@ -52,19 +52,6 @@ class PaperEncoder(nn.ModuleList):
         return levels
 
 
-def shades_of_gray(images, norm=6):
-    """Images as under white light: float B x C x H x W in [0,1] -> the same, 0 or more.
-
-    The colour of the light of an image is taken to be the Minkowski mean of its pixels, by default
-    of norm 6 (Finlayson and Trezzi 2004, Shades of gray and colour constancy, eq. 3; for skin
-    lesions Barata et al. 2015). Each channel is divided by it, so that a grey light changes
-    nothing; a channel that is dark everywhere stays dark.
-    """
-    light = images.pow(norm).mean(dim=(2, 3), keepdim=True).pow(1 / norm)
-    light = light / light.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-6)
-    return images / light.clamp_min(1e-6)
-
-
 class UNet(nn.Module):
     """U-Net with dropout at the bottleneck, the coarsest feature map of the encoder.
 
@@ -76,8 +63,7 @@ class UNet(nn.Module):
     `heads` adds 1x1 output layers to the two decoder blocks before the last, as in DSAL (arXiv
     2101.09057); only `forward_heads` uses them. They are made last, so that a seed gives the other
     weights the same values with and without them. `scale` multiplies the input images; other values
-    than 1 repeat a defect of the released code on purpose. `constancy` divides them by the colour
-    of their light, see `shades_of_gray`.
+    than 1 repeat a defect of the released code on purpose.
     """
 
     decoder: Any  # nn.ModuleList of DoubleConv, of which torch's types know no more than Module
@@ -91,12 +77,11 @@ class UNet(nn.Module):
         heads=False,
         scale=1.0,
         encoder=PAPER,
-        constancy=False,
     ):
         super().__init__()
         self.in_channels, self.out_channels, self.width = in_channels, out_channels, width
         self.dropout, self.heads, self.scale = dropout, bool(heads), scale
-        self.encoder_name, self.constancy = encoder, constancy
+        self.encoder_name = encoder
         if encoder == PAPER:
             self.encoder = PaperEncoder(in_channels, width)
             *skips, below = self.encoder.channels
@@ -122,7 +107,6 @@ class UNet(nn.Module):
         With the paper's encoder they are B x 8w x H/16 x W/16 and four maps from H x W to
         H/8 x W/8; with one of timm what `TimmEncoder.forward` gives.
         """
-        images = shades_of_gray(images) if self.constancy else images
         *skips, bottleneck = self.encoder(images if self.scale == 1 else self.scale * images)
         return bottleneck, skips
 
@@ -252,7 +236,6 @@ def architecture(model):
         return {"frozen": True, "in_channels": model.in_channels, "encoder": model.encoder_name}
     names = ("in_channels", "out_channels", "width", "dropout", "heads", "scale")
     more = {} if model.encoder_name == PAPER else {"encoder": model.encoder_name}
-    more |= {"constancy": True} if model.constancy else {}
     return {name: getattr(model, name) for name in names} | more
 
 

@@ -94,8 +94,6 @@ class Inputs:
     def of(cls, args):
         """Open what the parsed options name. UserError if something does not fit."""
         data = open_data(args.data)
-        if args.constancy and data.channels == 1:
-            raise UserError(f"{data.folder}: gray images have no colour; leave out --constancy")
         given, passed, test = None, [], data.test
         if args.labelled is None:
             pool, others = labelled_pool(data)

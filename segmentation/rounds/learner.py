@@ -66,16 +66,12 @@ class Learner:
         steps = self.steps_of_round(number, count, pseudo)
         self.pace = Pace(f"round {number}", steps, say)
 
-    def first_model(self, *names):
-        """The network before round 0: the same for all arms with this seed and --init.
-
-        `names` give a teacher other random weights.
-        """
+    def first_model(self):
+        """The network before round 0: the same for all arms with this seed and --init."""
         args = self.args
-        torch.manual_seed(derived_seed(args.seed, "weights", *names))
+        torch.manual_seed(derived_seed(args.seed, "weights"))
         scale = 255.0 if args.released_scale else 1.0
         more = {"dropout": args.dropout, "heads": args.heads, "scale": scale}
-        more["constancy"] = args.constancy
         model, _ = build(args, self.data, 1, args.frozen, **more)
         warm_start(model, args.weights, args.init)
         return model
@@ -114,40 +110,27 @@ class Learner:
     def learn(self, stream, model, ids, true, more_ids, masks):
         """Train `model` (None: that of `first_model`) on `masks` of `more_ids`: (model, log).
 
-        With --self-train such models make masks of the rest of the pool, and a new one is trained
-        on these and on `true`, the masks of `ids`, and returned; the log is that of all.
+        With --self-train that model makes masks of the rest of the pool, and a new one is trained
+        on these and on `true`, the masks of `ids`, and returned; the log is that of both.
         """
-        recipe = self.recipe
         rest = sorted(set(self.seen) - set(ids)) if self.args.self_train else []
         if not rest:
             return self.fit(stream, model, more_ids, masks)
-        share, models, logs = recipe.teachers + recipe.students, [], []
-        for number in range(recipe.teachers):
-            names = ("teacher", number) if number else ()
-            fitted, log = self.fit((*stream, *names), model, more_ids, masks, share, names)
-            models.append(fitted)
-            logs += log
-        images, how = self.images_of(rest), (recipe.own_masks, self.args.largest)
-        for number in range(recipe.students):
-            own = own_masks(models, images, recipe.batch, self.precision, *how)
-            both = np.concatenate([true.astype(own.dtype), own])
-            names = ("student", number) if number else ("student",)
-            fitted, log = self.fit(
-                (*stream, *names), None, ids + rest, both, share, labelled=len(ids)
-            )
-            models = [fitted]
-            logs += log
-        return models[0], [{**row, "epoch": epoch} for epoch, row in enumerate(logs)]
+        teacher, log = self.fit(stream, model, more_ids, masks, models=2)
+        how = self.recipe.batch, self.precision, self.recipe.own_masks, self.args.largest
+        own = own_masks(teacher, self.images_of(rest), *how)
+        both = np.concatenate([true.astype(own.dtype), own])
+        stream = (*stream, "student")
+        student, more = self.fit(stream, None, ids + rest, both, models=2, labelled=len(ids))
+        return student, [{**row, "epoch": epoch} for epoch, row in enumerate(log + more)]
 
     def steps_to_learn(self, count, more, is_first):
         """Optimizer steps of `learn` with `count` labels, and masks of `more` images at first."""
         rest = len(self.seen) - count if self.args.self_train else 0
         if not rest:
             return steps_of(self.recipe, more, is_first)
-        teachers, students = self.recipe.teachers, self.recipe.students
-        models = teachers + students
-        first = teachers * steps_of(self.recipe, more, is_first, models)
-        return first + students * steps_of(self.recipe, count + rest, True, models)
+        teacher = steps_of(self.recipe, more, is_first, models=2)
+        return teacher + steps_of(self.recipe, count + rest, True, models=2)
 
     def steps_of_round(self, number, count, pseudo):
         """Optimizer steps of a round, cross-validation included (folds taken as equal)."""
@@ -183,15 +166,15 @@ class Learner:
             rows += [{"fold": fold, **row} for row in scores]
         return rows
 
-    def fit(self, stream, model, ids, masks, models=1, names=(), labelled=0):
-        """Train `model`, None: that of `first_model(*names)`, on masks of `ids`: (model, log).
+    def fit(self, stream, model, ids, masks, models=1, labelled=0):
+        """Train `model`, None: that of `first_model`, on masks of `ids`: (model, log).
 
         The round trains as many `models`; the masks of the first `labelled` are true. A model that
         is one of several of its round is kept until the round is done, for a call that goes on.
         """
         is_first = model is None
         if is_first:
-            model = self.first_model(*names)
+            model = self.first_model()
         kept = (
             partial_folder(self.args.out, stream[2])
             / f"{'-'.join(map(str, stream[3:])) or 'first'}.pt"

@@ -146,10 +146,11 @@ class Schedule:
             )
             self.running.add(process)
         assert process.stdout is not None  # it is a pipe
-        for line in process.stdout:
-            skipped |= FINISHED in line
-            last = line.rstrip()
-            self.say(f"[{name}] {last}")
+        with process.stdout:
+            for line in process.stdout:
+                skipped |= FINISHED in line
+                last = line.rstrip()
+                self.say(f"[{name}] {last}")
         code = process.wait()
         with self.lock:
             self.running.discard(process)

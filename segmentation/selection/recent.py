@@ -88,7 +88,7 @@ def medoids(features, labelled, budget, rng, components=50, most=50, sample=1000
     unlabelled(labelled, budget)
     points = np.asarray(features, dtype=np.float64)
     count = min(components, len(points) - 1, points.shape[1])
-    if count > 0:
+    if count > 0 and np.ptp(points, axis=0).any():
         points = PCA(count, svd_solver="full").fit_transform(points)
     found = best_clusters(points, min(budget, most), sample, rng)
     quotas = one_each(found.cluster, labelled, budget)

@@ -24,6 +24,7 @@ from skimage.measure import grid_points_in_poly
 from segmentation import report
 from segmentation.analysis import charts, events, page
 from segmentation.analysis.estimates import equal_parts, mean_dice, spearman
+from segmentation.analysis.page_words import duration
 from segmentation.analysis.significance import Interval
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import UserError, write_csv, write_json
@@ -210,6 +211,21 @@ def test_time_of_training(run):
     row = next(e["text"] for e in made_page(run).find("tr", "run") if "saal-entropy" in e["text"])
     minutes, seconds = divmod(100 * epochs, 60)
     assert row.endswith(f"{minutes} min {seconds} s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (42.2, "42 s"),
+        (59.7, "1 min 0 s"),
+        (119.7, "2 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1.0 h"),
+        (8640, "2.4 h"),
+    ],
+)
+def test_a_duration_has_no_60_seconds(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_chosen_images(run, data):

@@ -16,11 +16,10 @@ def correlation_text(correlation):
 
 def duration(seconds):
     """`42 s`, `3 min 20 s` or `2.4 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds / 3600:.1f} h"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{seconds / 3600:.1f} h"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def seconds_of(log):

@@ -48,9 +48,10 @@ def make_optimizer(model, recipe, steps):
 def supervised_loss(model, forward, images, masks, views, precision):
     """The loss on labelled uint8 images and their masks, augmented by `views`, if any."""
     inputs = to_input(images)
-    masks = views.mask(masks) if views is not None else masks.float()
-    if views is not None:
-        inputs = views.image(inputs)
+    if views is None:
+        masks = masks.float()
+    else:
+        inputs, masks = views.image(inputs), views.mask(masks)
     with precision.autocast():
         if model.heads:
             logits = [head[:, 0].float() for head in model.forward_heads(inputs)]

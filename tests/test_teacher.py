@@ -111,3 +111,16 @@ def test_training_with_a_teacher_uses_the_unlabelled_images():
     assert not torch.equal(heads[0], heads[1]) and not torch.equal(heads[1], heads[2])
     assert one.teacher.steps == 6
     assert not torch.equal(one.teacher.model.head.weight, heads[1])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_norm_is_frozen_in_the_teacher_too(frozen):
+    model = network()
+    own = teacher.Teacher(model, pool(), generator())
+    before = {name: value.clone() for name, value in own.model.state_dict().items()}
+    images, masks = pool().images, torch.zeros(len(pool()), 32, 32, dtype=torch.uint8)
+    how = {"steps": 2, "stream": (0, "t"), "precision": CPU, "teacher": own}
+    engine.train(model, images, masks, recipe=Recipe(frozen_norm=frozen), **how)
+    after = own.model.state_dict()
+    moved = [n for n in after if "running_" in n and not torch.equal(after[n], before[n])]
+    assert {n.split(".")[0] for n in moved} == ({"decoder"} if frozen else {"encoder", "decoder"})

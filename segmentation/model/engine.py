@@ -90,8 +90,8 @@ def train(model, images, masks, *, recipe, precision, teacher=None, **how):
     """Train `model` in place on images and masks held in memory.
 
     `images` uint8 N x C x H x W; `masks` uint8 N x H x W in {0,1}, or float N x H x W in [0,1].
-    `recipe` is a recipes.Recipe; `steps`, of `take_steps`,
-    replaces its numbers of epochs. Each epoch draws its own order, augmentation and dropout from
+    `recipe` is a recipes.Recipe, of which the numbers of epochs are not used here: `steps` is how
+    many optimizer steps to take. Each epoch draws its own order, augmentation and dropout from
     `stream` (a seed and names). `teacher` is a teacher.Teacher that adds its loss. With the
     recipe's `labelled_share`, the first `labelled` images are drawn more often. `progress` is
     called with the row of each epoch. Returns the list of rows (epoch, steps, loss, seconds).
@@ -101,12 +101,19 @@ def train(model, images, masks, *, recipe, precision, teacher=None, **how):
     if not recipe.encoder_rate:
         model.encoder.requires_grad_(False)
     if recipe.frozen_norm:
-        for module in model.encoder.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        keep_statistics(model)
+        if teacher is not None:
+            keep_statistics(teacher.model)
     still = recipe.frozen_norm and not recipe.encoder_rate and teacher is None
     with folded(model) if still else contextlib.nullcontext():
         return take_steps(model, images, masks, recipe, precision, teacher, **how)
+
+
+def keep_statistics(model):
+    """Have the encoder's batch normalisation use its running statistics and leave them so."""
+    for module in model.encoder.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def take_steps(

@@ -29,6 +29,7 @@ from segmentation.analysis.screening import (
     COMPARED,
     EQUAL,
     NARROWER,
+    TESTED,
     screened,
     screened_markdown,
     spreads,
@@ -47,6 +48,8 @@ def parse_args():
     add("--baseline", required=True, help="arm with which the others are compared")
     add("--arms", nargs="+", help="only these arms and the baseline")
     add("--margin", type=real(0, 100, without=(0,)), help="Dice points that do not matter")
+    share = "test images for each image of the pool, in every split"
+    add("--tested", type=real(0, without=(0,)), default=TESTED, help=f"{share} (default: {TESTED})")
     add("--mixed", action="store_true", help="runs of different code, too")
     return parser.parse_args()
 
@@ -101,7 +104,7 @@ def main():
     splits, notes = read_splits(args)
     rows = rows_of(splits)
     margin = args.margin and args.margin / 100
-    found = screened(rows, args.baseline, margin)
+    found = screened(rows, args.baseline, margin, args.tested)
     synthetic = any(run.synthetic for runs in splits for run in runs)
     told = ["**Synthetic demo data: these numbers say nothing about skin.**"] * synthetic
     told += [screened_markdown(found, args.baseline, margin), *notes, COMPARED]

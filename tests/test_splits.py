@@ -51,6 +51,29 @@ def test_arms_are_compared_over_splits(folders, tmp_path, capsys):
     assert len(rows) == 5 * 2 * 3 * 2 and {row["split"] for row in rows} == set("01234")
 
 
+def test_arms_with_nothing_in_common_with_the_baseline_are_told(folders, tmp_path):
+    """Another number of labels, or another seed: no difference, and not called the baseline."""
+    for number, folder in enumerate(folders):
+        write_run(folder, "full", 2 * number, (0.9,), labels=(1600,), data=str(number))
+        write_run(folder, "late", 50 + number, (0.5, 0.6), data=str(number))
+    call("splits", "--runs", *folders, "--baseline", "random", "--out", tmp_path / "out")
+    lines = (tmp_path / "out" / "splits.md").read_text().splitlines()
+    told = [line for line in lines if line.startswith(("| full", "| late")) and "[" not in line]
+    assert [line.split(" | ")[5] for line in told[:3]] == ["nothing in common"] * 3
+
+
+def test_the_share_of_test_images_widens_the_interval(folders, tmp_path):
+    """Nadeau and Bengio's variance, 1 / splits + test images / pool images."""
+    halves = []
+    for share in (0.25, 1):
+        out = tmp_path / f"out{share}"
+        call("splits", "--runs", *folders, "--baseline", "random", "--tested", share, "--out", out)
+        line = next(x for x in (out / "splits.md").read_text().splitlines() if "| better | 10" in x)
+        low, high = line.split("[")[1].split("]")[0].split(", ")
+        halves.append((float(high) - float(low)) / 2)
+    assert halves[1] / halves[0] == pytest.approx((1.2 / 0.45) ** 0.5, rel=0.05)
+
+
 def test_without_a_margin_there_is_no_test_of_equality(folders, tmp_path):
     call("splits", "--runs", *folders, "--baseline", "random", "--arms", "same", "--out", tmp_path)
     text = (tmp_path / "splits.md").read_text()

@@ -9,7 +9,7 @@ from scipy import stats
 from segmentation.analysis.markdown import markdown, p_text, plus_minus, with_interval
 from segmentation.analysis.significance import TAILS, Interval, holm, mean_sd
 
-TESTED = 0.25  # test images for each image of the pool
+TESTED = 0.25  # test images for each image of the pool, where one of five is tested
 COMPARED = (
     "Differences are in Dice points and paired by seed; their interval and p are Student's over "
     "the means of the splits, with the variance of splits of the same images (Nadeau and Bengio "
@@ -37,7 +37,7 @@ class Screened(NamedTuple):
     splits: int
     mean: float
     sd: float | None
-    gain: Interval | None = None  # None: is the baseline itself
+    gain: Interval | None = None  # None: the baseline itself, or nothing in common with it
     p: float | None = None  # Holm's, over all rules, features and numbers of labels
     p_equal: float | None = None  # the same of the test that the gain is within the margin
     distinct: float | None = None  # mean number of labelled images that are no near copies
@@ -75,24 +75,26 @@ class OverSplits(NamedTuple):
         return float(stats.t.sf(distance / self.error, self.freedom))
 
 
-def over_splits(differences):
+def over_splits(differences, tested=TESTED):
     """The OverSplits of paired differences, an array for each split.
+
+    tested: test images for each image of the pool, above 0.
 
     The splits are drawn from the same images, so that their means are no independent samples: the
     variance is that of the corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52,
-    239), 1 / splits + test / pool in place of 1 / splits.
+    239), 1 / splits + tested in place of 1 / splits.
     """
     means = [float(np.mean(part)) for part in differences]
     middle, sd = mean_sd(means)
     count = len(means)
-    return OverSplits(middle, sd and sd * (1 / count + TESTED) ** 0.5, count - 1)
+    return OverSplits(middle, sd and sd * (1 / count + tested) ** 0.5, count - 1)
 
 
-def screened(rows, baseline="random", margin=None):
+def screened(rows, baseline="random", margin=None, tested=TESTED):
     """A Screened for each rule, features and number of labels in the rows; the baseline first.
 
     Differences are paired by split, seed and labels, and averaged within each split. With `margin`,
-    in 0..1, also whether they are shown to be smaller than that.
+    in 0..1, also whether they are shown to be smaller than that. `tested`: as in `over_splits`.
     """
     dice, distinct = defaultdict(dict), defaultdict(list)
     for row in rows:
@@ -107,11 +109,11 @@ def screened(rows, baseline="random", margin=None):
         counted = distinct[rule, features, labels]
         one = one._replace(distinct=float(np.mean(counted)) if counted else None)
         if rule != baseline:
-            other, parts = dice[baseline, "", labels], defaultdict(list)
+            other, parts = dice.get((baseline, "", labels), {}), defaultdict(list)
             for split, seed in own.keys() & other.keys():
                 parts[split].append(own[split, seed] - other[split, seed])
             if parts:
-                compared.append(over_splits(list(parts.values())))
+                compared.append(over_splits(list(parts.values()), tested))
                 one = one._replace(gain=compared[-1].interval)
         found.append(one)
     p = corrected(each.p for each in compared)
@@ -181,6 +183,13 @@ def corrected(p):
     return iter([None if each is None else next(tested) for each in p])
 
 
+def gain_text(one, baseline):
+    """The cell of a Screened that compares it with the baseline."""
+    if one.rule == baseline:
+        return "baseline"
+    return "nothing in common" if one.gain is None else with_interval(*one.gain)
+
+
 def screened_markdown(found, baseline="random", margin=None):
     """The Markdown table of `screened`; columns that are empty in all lines are left out."""
     header = ["rule", "features", "labels", "distinct", "seeds", "splits", "Dice %"]
@@ -194,7 +203,7 @@ def screened_markdown(found, baseline="random", margin=None):
             one.seeds,
             one.splits,
             plus_minus(one.mean, one.sd),
-            "baseline" if one.gain is None else with_interval(*one.gain),
+            gain_text(one, baseline),
             p_text(one.p),
             p_text(one.p_equal),
         ]

@@ -19,6 +19,7 @@ from segmentation.model import engine, inference, metrics
 from segmentation.model.selftraining import own_masks
 from segmentation.model.unet import UNet, load_model, save_model
 from segmentation.rounds import learner
+from segmentation.rounds.inputs import hold_out
 from segmentation.rounds.learner import fold_parts
 from segmentation.selection import query
 
@@ -343,6 +344,16 @@ def test_holdout_measures_on_the_pool(data, run):
     assert [row["id"] for row in read_csv(other / "round_00" / "metrics.csv")] == measured
 
 
+def test_linked_images_are_held_out_together():
+    pool = [f"{group}{number}" for group in "abcd" for number in range(5)]
+    linked = [tuple(name for name in pool if name[0] == group) for group in "abcd"]
+    rest, held = hold_out(pool, 10, linked)
+    assert len(held) == 10 and not {name[0] for name in rest} & {name[0] for name in held}
+    assert sorted(rest + held) == pool
+    rest, held = hold_out(pool, 4, linked)
+    assert (rest, held) == (pool, [])  # no group has four or fewer
+
+
 def test_training_masks_of_another_folder(data, run, tmp_path):
     """The oracle answers from there; what is measured is measured on the data's own masks."""
     copy = shutil.copytree(data, tmp_path / "data")
@@ -549,7 +560,8 @@ def test_the_next_images_need_no_masks(run, data, tmp_path):
     write_json(copy / "manifest.json", manifest)
     words = ["--data", copy, "--out", tmp_path / "run", *LOOP, "--suggest", 43]
     path = labels_file(tmp_path / "l.csv", [kept])
-    path.write_text(path.read_text() + f"{pool[9]},\n")  # asked for, but not labelled
+    more = [pool[9], pool[9], kept[0]]  # asked for: twice, not labelled; and labelled after all
+    path.write_text(path.read_text() + "".join(f"{name},\n" for name in more))
     call("active_learning", *words, "--labelled", path)
     rows = read_csv(tmp_path / "run" / "round_01" / "suggestion.csv")
     assert sorted([*kept, pool[9], *(row["id"] for row in rows)]) == pool

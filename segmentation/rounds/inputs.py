@@ -7,6 +7,7 @@ import numpy as np
 from segmentation.common.runfiles import UserError, numpy_rng, read_csv
 from segmentation.common.schemas import State, read_checked
 from segmentation.data.datafolder import Data, open_data
+from segmentation.data.splitting import take, units_of
 from segmentation.model.unet import build, encoder_sha256, load_encoder
 from segmentation.selection.clusterfolder import clusters_sha256
 
@@ -35,7 +36,7 @@ def given_labels(path, data):
         if name is not None and number == "":
             passed += [name] if name in pool else []
             continue
-        fits = number.isdigit() and int(number) in (len(rounds) - 1, len(rounds))
+        fits = number.isdecimal() and int(number) in (len(rounds) - 1, len(rounds))
         if name is None or not fits:
             raise UserError(
                 f"{path}: line {line} is not an id and a round after that of the line before; "
@@ -51,14 +52,19 @@ def given_labels(path, data):
     return rounds, passed
 
 
-def hold_out(pool, count):
-    """(pool without `count` images, these): the same draw in each run, for choosing settings."""
+def hold_out(pool, count, linked=()):
+    """(pool without `count` images, these): the same draw in each run, for choosing settings.
+
+    Ids of one of the groups `linked` stay together; if no choice of whole groups gives the count
+    exactly, fewer are held out.
+    """
     if not 0 <= count < len(pool):
         raise UserError(f"--holdout {count}: the pool has {len(pool)} images; hold out fewer")
-    held = set(numpy_rng(0, "holdout").permutation(len(pool))[:count].tolist())
+    order = [pool[place] for place in numpy_rng(0, "holdout").permutation(len(pool))]
+    held = set().union(*take(units_of(order, linked), count))
     parts = [], []
-    for place, name in enumerate(pool):
-        parts[place in held].append(name)
+    for name in pool:
+        parts[name in held].append(name)
     return parts
 
 
@@ -98,13 +104,13 @@ class Inputs:
         if args.labelled is None:
             pool, others = labelled_pool(data)
             if args.holdout:
-                pool, test = hold_out(pool, args.holdout)
+                pool, test = hold_out(pool, args.holdout, data.linked)
             budgets = schedule(args, len(pool))
         else:
             pool, others = data.pool, []
             given, passed = given_labels(args.labelled, data)
             budgets = np.cumsum([len(ids) for ids in given]).tolist()
-            left = len(pool) - sum(budgets[-1:]) - len(passed)
+            left = len(pool) - len(set(passed).union(*given))
             if args.suggest > left:
                 raise UserError(
                     f"--suggest {args.suggest}: {args.data} has only {left} images of the pool "
@@ -178,8 +184,10 @@ class Inputs:
         needed += [f"{name}/metrics.csv" for name in rounds if self.given is None and self.test]
         needed += [f"{name}/weights.pt" for name in rounds[-1:]]
         for name in needed:
-            if not (args.out / name).exists():
-                raise UserError(f"{args.out / name}: is missing, but state.json has it done; {fix}")
+            path = args.out / name
+            if not (path.is_file() and path.stat().st_size):
+                what = "is empty" if path.is_file() else "is missing"
+                raise UserError(f"{path}: {what}, but state.json has it done; {fix}")
 
     def check_given(self, args, state):
         """UserError unless --labelled, if given, goes on from the rounds of the run's `state`."""

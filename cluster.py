@@ -291,12 +291,20 @@ def silhouette(pool, seed):
 
 
 def project(features, seed):
-    """Coordinates for the map of the pool: (points float N x 2, name of the method)."""
-    if 10 <= len(features) <= MAP_LIMIT:
+    """Coordinates for the map of the pool: (points float N x 2, name of the method).
+
+    By t-SNE, or by PCA for features of one dimension, whose map is a line, for fewer than 10 images
+    and for more than MAP_LIMIT. The map of one image is a point.
+    """
+    if 10 <= len(features) <= MAP_LIMIT and features.shape[1] > 1:
         start = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
         perplexity = min(30, len(features) / 4)
         return TSNE(perplexity=perplexity, random_state=seed).fit_transform(start), "t-SNE"
-    return PCA(2, random_state=seed).fit_transform(features), "PCA"
+    dimensions = min(2, len(features) - 1, features.shape[1])  # n images differ in n - 1 at most
+    points = np.zeros((len(features), 2), dtype=features.dtype)
+    if dimensions:
+        points[:, :dimensions] = PCA(dimensions, random_state=seed).fit_transform(features)
+    return points, "PCA"
 
 
 # Files ------------------------------------------------------------------------------------------

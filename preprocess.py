@@ -52,7 +52,6 @@ Images are resized by anti-aliased cubic interpolation, masks by nearest neighbo
 import argparse
 import functools
 import os
-import re
 import warnings
 from pathlib import Path
 
@@ -85,6 +84,7 @@ from segmentation.data.reading import (
     resize_mask,
     resize_mask_as_released,
 )
+from segmentation.data.sizes import image_size
 from segmentation.data.sources import (
     MASK_LIKE,
     Found,
@@ -227,24 +227,6 @@ def report(out):
         print("  synthetic images: results on them say nothing about real lesions")
 
 
-def image_size(text):
-    """An argparse type: `256` or `192x240` (height x width) -> [height, width].
-
-    The U-Net halves its input four times, so each side must be a multiple of 16. The minimum is 32,
-    because at 16 only one cell would be left at the bottleneck.
-    """
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text} is not a size; give one such as 256 or 192x240")
-    size = [int(match[1]), int(match[2] or match[1])]
-    if any(side % 16 or side < 32 for side in size):
-        raise argparse.ArgumentTypeError(
-            f"{text}: each side must be a multiple of 16 and at least 32, "
-            "because the U-Net halves its input four times"
-        )
-    return size
-
-
 def near_copies(text):
     """An argparse type: SHARExTIMES, which stays a text."""
     try:
@@ -268,7 +250,7 @@ def parse(argv):
     add("--demo", type=positive, metavar="N", help="draw N synthetic images instead")
     add("--size", type=image_size, default="256", help="pixels: 256 or 192x240 (height x width)")
     add("--gray", action=argparse.BooleanOptionalAction, default=True, help="grayscale or RGB")
-    add("--seed", type=int, default=0, help="random seed of the split and of --demo")
+    add("--seed", type=int, default=0, help="seed of the split, --demo and --near-copies")
     add("--released-masks", action="store_true", help="resize masks with the released code's bug")
     add("--pool-count", type=positive, help="labelled images in the pool (default: the rest)")
     add("--test-count", type=natural, help="images in the test set (default: one in five)")
@@ -290,9 +272,11 @@ def parse(argv):
     add("--url", default=ISIC_URL, help="address of the archives for --download")
     add("--expect", type=positive, default=2000, help="expected number of images and of masks")
     args = parser.parse_args(argv)
-    if args.test_root and not args.test_images:
+    if args.test_root:
+        if args.test_images or args.test_masks:
+            parser.error("--test-root is both folders; leave out --test-images and --test-masks")
         args.test_images, args.test_masks = find_folders(args.test_root)
-    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
     inputs = given & {"root", "images", "demo"}
     wrong = None
     if len(inputs) > 1:
@@ -322,6 +306,8 @@ def parse(argv):
         wrong = "--download needs --root and cannot be combined with --verify"
     elif args.out is None and not args.download:
         wrong = "no data folder is given; give --out"
+    elif args.out and not args.verify and Path.cwd().is_relative_to(args.out.resolve()):
+        wrong = f"--out {args.out}: is where you are; give a folder of its own, such as data/NAME"
     if wrong:
         parser.error(wrong)
     return args
@@ -330,7 +316,7 @@ def parse(argv):
 def make_plan(args):
     """Look at the folders and lists that the options name -> building.Plan."""
     options = {
-        "size": args.size,
+        "size": list(args.size),
         "gray": args.gray,
         "seed": args.seed,
         "pool_count": args.pool_count,
@@ -379,7 +365,7 @@ def preprocess(args):
         print(f"already done: {headline(args.out)}")
         return
     how = {
-        "size": tuple(args.size),
+        "size": args.size,
         "gray": args.gray,
         "resize_mask": resize_mask_as_released if args.released_masks else resize_mask,
     }

@@ -112,7 +112,7 @@ permuted kmeans typiclust probcover maxherding kcenter usl pt4al *+instance: 10 
 " "" # by arm name (first matching line); each is the beginning of the longest list, to pair the arms
 choose RECIPE          paper     paper     paper     strong    pretrained  pretrained  # paper, strong, pretrained: segmentation/model/recipes.py
 choose EPOCHS          30        10        10        ""        ""        ""  # epochs of round 0; empty, also below: the recipe's
-choose STEPS           ""        ""        ""        ""        400       400  # optimizer steps of each round in all; empty: by epochs
+choose STEPS           ""        ""        ""        ""        400       400  # optimizer steps of each round in all; empty: the recipe's; 0: by epochs
 choose MIN_STEPS       ""        ""        ""        400       ""        ""  # by epochs, but at least so many from the first weights
 choose EPOCHS_ROUND    6         2         2         ""        ""        ""  # epochs of each later round
 choose FULL_EPOCHS     20        28        28        ""        ""        ""  # epochs of full supervision: 10 + 9 x 2
@@ -160,7 +160,7 @@ tables random+trained full+trained random+trained random+trained+selftrain typic
 : "${MIXED:=0}"          # 1: tables also of runs that different code has made
 : "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
 : "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
-export TABLES IMAGENET BACKBONE LINK_COPIES TEST_DATA RUN DATA_OUT DEVICE COMPILE DETERMINISTIC JOBS SHARD
+export TABLES IMAGENET BACKBONE LINK_COPIES TEST_DATA RUN DATA_OUT DEVICE COMPILE DETERMINISTIC JOBS SHARD MIXED
 # -------------------------------------------------------------------------------------------------
 
 complete() { # PYTHON REQUIREMENTS...: whether this Python has all packages listed in these files
@@ -199,24 +199,36 @@ show() { # print a command, quoted
 }
 
 child=
-run() { # print a command, then run it, so that a signal to this script can end it at once
+called=${QUIET_STOP-} # by gpu.sh, to whose group of processes all that runs here belongs
+unset QUIET_STOP
+run() { # print a command, then run it in a group of its own, so that a signal can end it at once
+  local code=0
   show "$@"
+  [ -n "$called" ] || set -m
   "$@" <&0 &
   child=$!
-  wait "$child"
+  set +m
+  wait "$child" || code=$?
   child=
+  case $code in
+    0) ;;
+    130) stop Ctrl-C 130 ;;
+    143) stop SIGTERM 143 ;;
+    *) exit $code ;;
+  esac
 }
 
-stop() { # NAME CODE: end the command that runs, then this script
-  trap '' INT TERM
+stop() { # NAME CODE: end the command that runs, then this script; at a second signal at once
+  trap 'kill -KILL -- "-$child" "$child" 2>/dev/null; exit '"$2" INT TERM HUP
   if [ -n "$child" ] && kill -TERM "$child" 2>/dev/null; then
     wait "$child" || true
   fi
-  echo "stopped by $1; the same command goes on from here" >&2
+  echo "stopped by $1; the same command goes on from here" >&2 || true
   exit "$2"
 }
 trap 'stop Ctrl-C 130' INT
 trap 'stop SIGTERM 143' TERM
+trap 'stop SIGHUP 129' HUP
 
 stages="prepare train tables"
 case ${1:-} in
@@ -236,6 +248,7 @@ if [ "$SHARD" != 1/1 ] && [ "$stages" != train ]; then
   echo "error: SHARD=$SHARD is for bash run.sh train; prepare and tables are done once" >&2 && exit 2
 fi
 set_up requirements.txt
+export QUIET_STOP=1 # the scripts leave it to this one to say that they were stopped
 calls=$("$PYTHON" segmentation/arms.py --calls prepare train tables) # wrong settings stop here
 
 of() { # STEP: prints its calls, one per line, quoted for the shell: name, script, options

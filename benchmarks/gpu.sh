@@ -74,24 +74,25 @@ case $DATA in
 esac
 PYTHON=$(bash run.sh setup | tail -n 1)
 [ "$DEVICE" = cpu ] || sees_gpu "$PYTHON" || refuse "$none"
-export PYTHON DATA DEVICE
+export PYTHON DATA DEVICE QUIET_STOP=1 # what runs leaves it to this script to say that it stopped
 
 child= piece=
 note_time() { # of the piece that runs, as it may take several calls
   echo $((SECONDS - started)) >>"$RUN/pieces/$piece.times"
 }
 
-stop() { # NAME CODE: end the piece that runs, then this script
-  trap '' INT TERM
+stop() { # NAME CODE: end the piece that runs, then this script; at a second signal at once
+  trap 'kill -KILL -- "-$child" 2>/dev/null; exit '"$2" INT TERM HUP
   if [ -n "$child" ] && kill -TERM "$child" 2>/dev/null; then
     wait "$child" || true
     note_time
   fi
-  echo "stopped by $1; the same command goes on from here" >&2
+  echo "stopped by $1; the same command goes on from here" >&2 || true
   exit "$2"
 }
 trap 'stop Ctrl-C 130' INT
 trap 'stop SIGTERM 143' TERM
+trap 'stop SIGHUP 129' HUP
 
 record() { # WORDS...: what measured.py does
   "$PYTHON" benchmarks/measured.py "$@" --run "$RUN"
@@ -129,8 +130,10 @@ do_piece() { # NAME COMMAND...: unless it is done
   fi
   echo "$piece: see $log"
   started=$SECONDS
+  set -m # in a group of its own, to be ended whole
   "${words[@]}" >"$log" 2>&1 </dev/null &
   child=$!
+  set +m
   wait "$child" || code=$?
   child=
   note_time

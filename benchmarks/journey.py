@@ -28,6 +28,7 @@ from segmentation.common.runfiles import (
     positive,
     read_csv,
     read_json,
+    round_name,
     write_json,
     write_text,
 )
@@ -83,7 +84,7 @@ def answer(args, number, truth):
     """Save the true mask of each image that round `number` asks for; returns their number."""
     masks = args.out / "my_images" / "masks"
     masks.mkdir(exist_ok=True)
-    rows = read_csv(args.out / "mine" / "to_annotate" / f"round_{number:02d}" / "list.csv")
+    rows = read_csv(args.out / "mine" / "to_annotate" / round_name(number) / "list.csv")
     for row in rows:
         mask = Image.fromarray(true_mask(truth[row["id"]]))
         mask.save(masks / f"{Path(row['file']).stem}.png")
@@ -134,8 +135,8 @@ def main():
         assert code == AWAITING, f"annotate.py ended with exit code {code}"
         answer(args, number, truth)
         code, seconds = timed("segmentation/annotate.py", *words)
-        folder = args.out / "masks" / f"round_{number:02d}"
-        weights = mine / "model" / f"round_{number:02d}" / "weights.pt"
+        folder = args.out / "masks" / round_name(number)
+        weights = mine / "model" / round_name(number) / "weights.pt"
         given = ["--weights", weights, photos, "--out", folder]
         _, predicting = timed("segmentation/predict.py", *given)
         state, hint = read_json(mine / "annotate.json"), read_json(mine / "hint.json")

@@ -73,6 +73,7 @@ LABELLED_HELP = (
     "CSV file (id, round) of what was labelled, in place of choosing and of budgets; "
     "images without a round are not suggested"
 )
+STEPS_HELP = "optimizer steps of a round; 0: by epochs; see segmentation/model/recipes.py"
 SUGGEST_HELP = "then choose N images for the next round, with or without masks; for --labelled"
 FROZEN_HELP = "no training: logistic regression on the features of a frozen --encoder"
 FOLDS_HELP = "also cross-validate within the labelled images, with N folds; 0: do not"
@@ -124,6 +125,8 @@ def parse_args():
             add(option, action=argparse.BooleanOptionalAction, help=given)
         else:
             kind = positive if field.type is int else field.type
+            if field.name == "steps":
+                kind, given = natural, STEPS_HELP
             kind = real(*RANGES[field.name]) if field.type is float else kind
             add(option, type=kind, choices=CHOICES.get(field.name), help=given)
     add(
@@ -175,7 +178,7 @@ def parse_args():
         refuse_for_frozen(args)
     if QUERIES[args.query].heads and not args.heads:
         raise UserError(f"--query {args.query} needs --heads: it compares the masks of the heads")
-    if args.initial != "all" and not (args.initial.isdigit() and int(args.initial)):
+    if args.initial != "all" and not (args.initial.isdecimal() and int(args.initial)):
         raise UserError(f"--initial {args.initial}: give a number of at least 1, or all")
     if args.labelled is None and args.suggest:
         raise UserError("--suggest needs --labelled, a CSV file; without it all rounds are done")

@@ -56,6 +56,7 @@ from segmentation.common.runfiles import (
     positive,
     read_csv,
     read_npz,
+    round_name,
     write_csv,
     write_json,
     write_text,
@@ -68,18 +69,18 @@ from segmentation.data.images import Images
 from segmentation.data.originals import Originals
 from segmentation.data.request import write_request
 from segmentation.data.splitting import random_split
+from segmentation.model.encoders import PACKAGED
 from segmentation.model.inference import segment
-from segmentation.model.unet import load_model
+from segmentation.model.trained import open_trained
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 AWAITING = 3  # exit code: a person has to do something
 HERE = Path(__file__).resolve().parents[1]
-BACKBONE, WEIGHTS = "tf_efficientnet_lite0", "package"
-NETWORK = ["--width", "8", "--encoder", BACKBONE, "--encoder-weights", WEIGHTS]
+NETWORK = ["--width", "8", "--encoder", PACKAGED, "--encoder-weights", "package"]
 RECIPE = ["--recipe", "pretrained", "--encoder-rate", "0.1", "--self-train", "--largest"]
-FEATURES = ["--features", "timm", "--backbone", BACKBONE, "--weights", WEIGHTS, "--pooling", "1"]
+FEATURES = ["--features", "timm", "--backbone", PACKAGED, "--weights", "package", "--pooling", "1"]
 BATCH = 16  # images at a time in prediction
-LEAST = 2  # outlines to train on
+LEAST = 2  # outlines of the first round, to train on
 
 
 def parse_args():
@@ -110,6 +111,10 @@ def parse_args():
         raise UserError(f"--out {args.out}: is inside of --root; give a folder elsewhere")
     if not args.test and not args.folds:
         raise UserError("nothing to measure by: give --test or --folds")
+    if args.folds == 1:
+        raise UserError(
+            "--folds 1: one part cannot be measured by the others; give 0, or 2 or more"
+        )
     return args
 
 
@@ -131,14 +136,14 @@ def own_command():
 def predict_command(args, number):
     """The command that makes masks of all images by the model of a round."""
     weights = folder_of(args, number) / "weights.pt"
-    out = args.out / "masks" / f"round_{number:02d}"
+    out = args.out / "masks" / round_name(number)
     words = ["--weights", weights, args.root, "--out", out]
     return f"python segmentation/predict.py {shlex.join(map(str, words))}"
 
 
 def folder_of(args, number):
     """Of the model of a round."""
-    return args.out / "model" / f"round_{number:02d}"
+    return args.out / "model" / round_name(number)
 
 
 # What was asked and answered --------------------------------------------------------------------
@@ -229,7 +234,7 @@ def draw_measuring(args, data):
 
 def cluster(args, data, number):
     """The features and clusters of the pool, for the choice of round `number`: their folder."""
-    out, before = (args.out / "cluster" / f"round_{n:02d}" for n in (number, number - 1))
+    out, before = (args.out / "cluster" / round_name(n) for n in (number, number - 1))
     for name in ("args.json", "clusters.npz", "selection.json"):
         (out / name).unlink(missing_ok=True)  # of a call that was interrupted, on older data
     if pool_of(out) != data.pool:
@@ -291,16 +296,20 @@ def measured(name, dice):
 
 
 def masks_of(args, data, ids, number):
-    """The masks of some images by the model of a round, at the size of the network."""
-    model, device = load_model(folder_of(args, number) / "weights.pt"), pick_device(args.device)
-    return segment(model, Images(data, ids, device), BATCH, device)
+    """The masks of some images by the model of a round as its user gets them, but for their size.
+
+    They have that of the network.
+    """
+    trained, device = open_trained(folder_of(args, number) / "weights.pt"), pick_device(args.device)
+    images = Images(data, ids, device)
+    return segment(trained.network, images, BATCH, device, trained.finish)
 
 
 def ask(args, state, data, number, count):
     """Write the request of round `number`, for `count` images, and take it down as asked."""
-    folder = args.out / "to_annotate" / f"round_{number:02d}"
+    folder = args.out / "to_annotate" / round_name(number)
     chosen = read_csv(folder_of(args, number) / "suggestion.csv") if count else []
-    clusters = read_npz(args.out / "cluster" / f"round_{number:02d}" / "clusters.npz")
+    clusters = read_npz(args.out / "cluster" / round_name(number) / "clusters.npz")
     cluster_of = dict(zip(clusters["ids"].tolist(), clusters["cluster"].tolist(), strict=True))
     sizes = Counter(cluster_of.values())
     rows = [
@@ -344,17 +353,31 @@ def drafts(args, folder, copies, number):
 # The loop ---------------------------------------------------------------------------------------
 
 
+def least_of(args):
+    """How many outlines the first round needs: to train on, and one for each part of --folds."""
+    return max(LEAST, args.folds)
+
+
+def check_first(args, count, fix):
+    """UserError if `count` outlines are too few for the first round."""
+    least = least_of(args)
+    if count < least:
+        what = f"--folds {args.folds}" if least > LEAST else "training"
+        raise UserError(f"{args.root}: too few outlines: {count}, but {what} needs {least}; {fix}")
+
+
 def take_answers(args, state, data, allow_partial):
     """Take down the outlines of the last round; say what is missing, and end, if not enough."""
     asked, measuring = waiting(state, data)
-    new, least = answers(state, data), max(LEAST, args.folds)
-    enough = len(answered(state)) + len(new) >= least and (data.test or args.folds)
+    new = answers(state, data)
+    count = len(answered(state)) + len(new)
+    enough = count >= least_of(args) and (data.test or args.folds)
     if not (asked or measuring or new):
         print("all images have been asked for")
         sys.exit()
     if (asked or measuring) and not (allow_partial and new and enough):
         number = len(state["rounds"]) - 1
-        folder = args.out / "to_annotate" / f"round_{number:02d}"
+        folder = args.out / "to_annotate" / round_name(number)
         names = [f"{len(asked)} of {len(state['rounds'][-1]['asked'])} outlines"]
         names += (
             [f"{len(measuring)} of {len(state['test'])} for measuring only"] if measuring else []
@@ -364,6 +387,7 @@ def take_answers(args, state, data, allow_partial):
             f"{args.root / 'masks'}; then: {own_command()}"
         )
         sys.exit(AWAITING)
+    check_first(args, count, "outline other images, or add some")
     state["rounds"][-1]["labelled"] = new
     save_state(args, state)
 
@@ -385,6 +409,10 @@ def main():
             partial = False
         taken = {name for entry in state["rounds"] for name in entry["asked"] + entry["labelled"]}
         count = min(args.per_round, len(set(data.pool) - taken))
+        if not number:
+            there = sum(data.has_mask[name] for name in data.pool)
+            fix = "give a larger --per-round, a smaller --folds, or more images"
+            check_first(args, there + count, fix)
         train(args, state, data, number, count)
         if number:
             look_back(args, state, data, number - 1)

@@ -48,7 +48,7 @@ from segmentation.selection.clusterfolder import open_clusters
 NEIGHBOURS = 5
 FEATURES_NOTE = (
     f"For each pool image: the Dice of its mask with the masks of its {NEIGHBOURS} nearest images "
-    "in the features (Euclidean), and with those of as many random images, averaged over the pool. "
+    "in the features (Euclidean), and with those of as many random others, averaged over the pool. "
     "Then Spearman's correlation, over the pool, of the area of an image's lesion with the mean "
     "area of its neighbours' lesions. ± is the standard deviation over seeds."
 )
@@ -68,6 +68,11 @@ def nearest(features, count):
     """Positions of each row's `count` nearest other rows, int64 N x count; float32 N x D."""
     model = NearestNeighbors(n_neighbors=count).fit(features)
     return model.kneighbors(return_distance=False)
+
+
+def by_chance(shape, rng):
+    """Positions of random other rows of N, int64 of the shape (N, count); N is at least 2."""
+    return (np.arange(shape[0])[:, None] + rng.integers(1, shape[0], shape)) % shape[0]
 
 
 def mask_dice(masks, others):
@@ -120,11 +125,11 @@ def feature_rows(folders, seeds, pool, masks):
         for seed in seeds:
             features = open_clusters(of_seed(folder, seed), pool)["features"]
             near = nearest(features, NEIGHBOURS)
-            by_chance = numpy_rng(seed, "diagnose").integers(len(pool), size=near.shape)
+            others = by_chance(near.shape, numpy_rng(seed, "diagnose"))
             measured.append(
                 {
                     "neighbours_dice": mask_dice(masks, near),
-                    "random_dice": mask_dice(masks, by_chance),
+                    "random_dice": mask_dice(masks, others),
                     "area_correlation": area_correlation(masks, near),
                 }
             )

@@ -5,6 +5,8 @@
     python segmentation/evaluate.py --weights WEIGHTS --data data/isic2017 --native isic2017 \\
         --out runs/evaluation
 
+Masks are made as in the training of the weights: --views and --largest that it had count as given.
+
 With --native ROOT, the folder from which preprocess.py made the data, each prediction is brought to
 the size of its original image and measured there against the original mask, as in the ISIC
 challenge.
@@ -40,8 +42,9 @@ from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
 from segmentation.data.originals import Originals
 from segmentation.model import engine, metrics
-from segmentation.model.finish import Finish, add_finish_options
-from segmentation.model.trained import load_segmenter
+from segmentation.model.finish import Finish, add_finish_options, united
+from segmentation.model.trained import segmenter_for
+from segmentation.model.unet import read_extra
 
 
 def parse_args():
@@ -56,6 +59,16 @@ def parse_args():
     parser.add_argument("--batch", type=positive, default=16, help="images per pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args()
+
+
+def finish_of(args):
+    """The Finish of the options and of the training together. Prints the latter if it adds some."""
+    given, trained = Finish.of(args), Finish(**read_extra(args.weights).get("finish", {}))
+    finish = united(given, trained)
+    if finish != given:
+        used = " and ".join(f"--{name}" for name, on in trained._asdict().items() if on)
+        print(f"{used}: as in the training of these weights")
+    return finish
 
 
 def labelled_ids(data, split):
@@ -77,17 +90,13 @@ def main():
     claim(args.out)
     device = pick_device(args.device)
     data = open_data(args.data)
-    model = load_segmenter(args.weights, data.images.shape[1:3])
-    if model.in_channels != data.channels:
-        raise UserError(
-            f"{args.weights}: takes {model.in_channels} channel(s), but the images of {args.data} "
-            f"have {data.channels}; give weights trained on data of this kind"
-        )
+    model = segmenter_for(args.weights, data)
     ids = labelled_ids(data, args.split)
     if not data.masks[data.rows(ids)].any():
         what = f"all masks of the {args.split} images are empty"
         raise UserError(f"{data.folder}: {what}; check the mask folder")
-    images, how = Images(data, ids, device), (args.batch, device, Finish.of(args))
+    finish = finish_of(args)
+    images, how = Images(data, ids, device), (args.batch, device, finish)
     if args.native is None:
         rows = engine.evaluate(model, data, images, *how)
     else:
@@ -105,7 +114,7 @@ def main():
             "n": len(rows),
             "synthetic": data.synthetic,
             "original_size": args.native is not None,
-            **Finish.of(args)._asdict(),
+            **finish._asdict(),
             "weights_sha256": sha256_file(args.weights),
             "data_fingerprint": data.fingerprint,
             "mean": mean,

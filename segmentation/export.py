@@ -21,8 +21,9 @@ if __name__ == "__main__":
 
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError
+from segmentation.data.sizes import image_size
 from segmentation.model.export import export
-from segmentation.model.trained import open_trained, size_option
+from segmentation.model.trained import open_trained
 
 
 def main():
@@ -30,7 +31,7 @@ def main():
     parser.add_argument("--weights", type=Path, required=True, help="weights.pt of a round")
     parser.add_argument("--out", type=Path, required=True, help="file to write, NAME.onnx")
     help = "HEIGHTxWIDTH of the training images, only for old weights that do not have it"
-    parser.add_argument("--size", type=size_option, help=help)
+    parser.add_argument("--size", type=image_size, help=help)
     args = parser.parse_args()
     for path, is_onnx in ((args.weights, False), (args.out, True)):
         if (path.suffix.lower() == ".onnx") != is_onnx:

@@ -75,6 +75,7 @@ from segmentation.data.drafts import KINDS, Draft, write_drafts
 from segmentation.data.ids import id_of, shown
 from segmentation.data.photos import read_photo
 from segmentation.data.reading import in_order, resize_image
+from segmentation.data.sizes import image_size
 from segmentation.model.confidence import (
     MIN_PAIRS,
     UNLIKE,
@@ -83,9 +84,9 @@ from segmentation.model.confidence import (
     likeness,
 )
 from segmentation.model.encoders import folded
-from segmentation.model.finish import Finish, add_finish_options, largest_region
+from segmentation.model.finish import Finish, add_finish_options, largest_region, united
 from segmentation.model.inference import enlarged
-from segmentation.model.trained import open_trained, size_option
+from segmentation.model.trained import open_trained
 
 SHOWN = 1024  # pixels of the longer side of an overlay, at most
 COLUMNS = (
@@ -104,7 +105,7 @@ def parse_args():
     add("folder", type=Path, nargs="?", metavar="FOLDER", help=help)
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     help = "HEIGHTxWIDTH of the training images, only for old weights that do not have it"
-    add("--size", type=size_option, help=help)
+    add("--size", type=image_size, help=help)
     add_finish_options(parser)
     add("--probabilities", action="store_true", help="also write the lesion probabilities")
     help = "also write the masks as drafts for these annotation tools"
@@ -233,7 +234,7 @@ class Ensemble:
                     f"{path}: is for images of {kind_of(member)}, but {paths[0]} for "
                     f"{kind_of(self)}; give --weights that were trained on the same data folder"
                 )
-        self.finish = Finish(*map(any, zip(finish, *(m.finish for m in self.members), strict=True)))
+        self.finish = united(finish, *(m.finish for m in self.members))
         fits = [calibrate(*np.reshape(m.pairs, (-1, 2)).T) for m in self.members]
         self.fits = dict(enumerate(fits))  # number of a member -> Calibration
         self.calibrated = any(fit.kind != "none" for fit in fits)
@@ -451,13 +452,14 @@ def main():
     rows = {name: row for name, row in rows.items() if name not in todo}
     try:
         failures = predict(args, out, ensemble, todo, rows)
-        if failures:
-            write_csv(args.out / "errors.csv", [failure._asdict() for failure in failures])
-        else:
-            (args.out / "errors.csv").unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{error.filename or args.out}: {reason}; fix that and go on") from None
+        if error.errno is not None:
+            error.filename = error.filename or out.table  # which is written row by row
+        raise
+    if failures:
+        write_csv(args.out / "errors.csv", [failure._asdict() for failure in failures])
+    else:
+        (args.out / "errors.csv").unlink(missing_ok=True)
     if args.drafts:
         draw_drafts(args, out, sorted(rows))
     for failure in failures:

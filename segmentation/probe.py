@@ -19,6 +19,10 @@ Near copies (preprocess.py --near-copies) are never tested, and in the pool only
 the test images of a split are those that it has without copies. `distinct` in probe.csv and
 probe.md then counts the images of a choice, an image and its copies as one.
 
+Rules that read what not all features have (pt4al and cscs: pretext_loss; patterns: patterns) are
+left out for features without it, which is printed. No pool may have fewer images than the largest
+of --budgets, nor than --k if one of the --rules uses clusters.
+
 Writes to --out: `cells.npz` (what the regression sees), `probe.csv` (Dice and mean lesion area of
 the choice, for each rule, features, budget and seed) and `probe.md`, a table. If it is interrupted,
 call it again: it goes on after the last seed. More --seeds go on as well.
@@ -137,12 +141,39 @@ def read_features(folder, data):
     return {name: content[name][rows] for name in ("features", *MADE_WITH) if name in content}
 
 
+def left_out(rules, features):
+    """Lines that say which `rules` the arrays of which `features` (name -> arrays) do not allow."""
+    for name, arrays in features.items():
+        for array, options in MADE_WITH.items():
+            without = [rule for rule in rules if array in COLD_STARTS[rule].reads]
+            if without and array not in arrays:
+                why = f"as it has no {array}; cluster.py makes it with {options}"
+                yield f"{name}: without {' and '.join(without)}, {why}"
+
+
+def uses_clusters(args):
+    """Whether one of the --rules uses clusters."""
+    return any({"cluster", "distance"} & COLD_STARTS[rule].reads for rule in args.rules)
+
+
+def check_sizes(args, data):
+    """UserError if --budgets, or a --k that is used, is too large for the pool of a split."""
+    splits = range(min(args.splits, args.seeds))
+    least = min(len(split_of(data, number)[0]) for number in splits)
+    for name, value in (("budgets", max(args.budgets)), ("k", args.k * uses_clusters(args))):
+        if value > least:
+            raise UserError(
+                f"--{name} {value}: the pool of a split of {args.data} has only {least} images; "
+                "give fewer"
+            )
+
+
 def readers(args, features, pool, seed):
     """What View.read gives of each of the `features` (name -> arrays) in a pool: by name."""
     found: dict[str, Callable] = {"": lambda name: None}
     for name, arrays in features.items():
         own = {key: array[pool] for key, array in arrays.items()}
-        if any({"cluster", "distance"} & COLD_STARTS[rule].reads for rule in args.rules):
+        if uses_clusters(args):
             number = derived_seed(seed, "cluster") % 2**32
             own |= vars(geometry.kmeans(own["features"], args.k, number))
         found[name] = own.get
@@ -205,9 +236,12 @@ def main():
     claim(args.out)
     data = open_data(args.data)
     data.need_masks(data.ids)
+    check_sizes(args, data)
     model, _ = build(args, data, 1, frozen=True)
     folders = dict(text.split("=", 1) for text in args.features)
     features = {name: read_features(Path(folder), data) for name, folder in folders.items()}
+    for line in left_out(args.rules, features):
+        print(line)
     origin = f"{data.fingerprint} {encoder_sha256(model)}"
     inputs = {"data": data.fingerprint, "encoder": encoder_sha256(model)}
     inputs |= {

@@ -64,14 +64,19 @@ def is_gpu(device):
     return torch.cuda.is_available()
 
 
-def read_calls(lines):
-    """Lists of words, one per line that is not blank. UserError for an open quote."""
+def read_calls(lines, script):
+    """Lists of words, one per line that is not blank.
+
+    UserError for an open quote, and for a name alone if there is no `script` of all calls.
+    """
     calls = []
     for number, line in enumerate(lines, 1):
         try:
             words = shlex.split(line)
         except ValueError as error:
             raise UserError(f"call {number}: {error}; quote it as for a shell") from None
+        if words and not (words[1:] or script):
+            raise UserError(f"call {number}: {words[0]} is a name alone; add a script and options")
         if words:
             calls.append(words)
     return calls
@@ -176,7 +181,7 @@ class Schedule:
 
 def main():
     args = parse_args()
-    calls = read_calls(sys.stdin)
+    calls = read_calls(sys.stdin, args.script)
     if not calls:
         return
     at_once = args.jobs

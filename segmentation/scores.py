@@ -7,7 +7,8 @@ For each of --weights and each uncertainty by which images can be queried, three
 (Spearman's) over the test images: with 1 - Dice, which a good score has high; with the area of the
 true lesion and with that of the predicted one, which it has near 0. Writes to --out `scores.csv`, a
 row per weights and score, and `scores.md`, means over the weights. The test images have to be
-others than those that the weights have learned from.
+others than those that the weights have learned from. Where a network has no dropout, as those of
+--frozen, bald and ceal are left out, and dsal where it has no --heads.
 """
 
 import sys
@@ -34,7 +35,7 @@ from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
 from segmentation.model.engine import evaluate
-from segmentation.model.unet import load_model
+from segmentation.model.trained import segmenter_for
 from segmentation.selection import sizefree, uncertainty
 
 SCORES = {
@@ -47,6 +48,7 @@ SCORES = {
     "foreground": sizefree.score_foreground,
     "threshold": sizefree.score_threshold,
 }
+BY_DROPOUT = ("bald", "ceal")
 AGAINST = {"error": "1 - Dice", "area": "true area", "predicted_area": "predicted area"}
 
 
@@ -64,19 +66,21 @@ def parse_args():
 
 
 def scores_of(args, model, images, precision):
-    """Each score of the model for some images: a dict from its name to float64 N."""
+    """Each score that the model allows for some images: a dict from its name to float64 N."""
     how, found = (args.batch, precision), {}
     for name, function in SCORES.items():
-        if name == "dsal" and not model.heads:
+        if (name == "dsal" and not model.heads) or (name in BY_DROPOUT and not model.dropout):
             continue
-        drawn = (args.passes, (args.seed, "scores")) if name in ("bald", "ceal") else ()
+        drawn = (args.passes, (args.seed, "scores")) if name in BY_DROPOUT else ()
         found[name] = function(model, images, *drawn, *how)
     return found
 
 
 def rows_of(args, data, path):
     """The rows of scores.csv for one file of weights."""
-    model, precision = load_model(path), Precision(pick_device(args.device))
+    model, precision = segmenter_for(path, data), Precision(pick_device(args.device))
+    if not model.dropout:
+        tqdm.write(f"{path}: has no dropout, so {' and '.join(BY_DROPOUT)} are left out")
     images = Images(data, data.test, precision.device)
     measured = evaluate(model, data, images, args.batch, precision.device)
     shares = sizefree.predicted_shares(model, images, args.batch, precision)

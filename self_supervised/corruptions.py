@@ -69,6 +69,16 @@ def corrupted_and_clean(images, ids, stream, rates=DEFAULT_RATES):
     return corrupt(to_input(images), generators, rates)
 
 
+def restore(model, images):
+    """Images in [0,1] -> restored images in (0,1): the network's output through one sigmoid.
+
+    On a CUDA GPU the sigmoid is in float32: in bf16 it would be 1, without a gradient, from logits
+    of 6.3 on. A CPU with --amp bf16 keeps that, so that earlier runs can be repeated.
+    """
+    logits = model(images)
+    return (logits.float() if logits.is_cuda else logits).sigmoid()
+
+
 def _corrupt(images, generators, rates):
     """All except the flips. Noise areas are drawn first: pixels under them are not shuffled."""
     chances = torch.tensor([rates.shuffle, rates.nonlinear, rates.paint, rates.inpaint])

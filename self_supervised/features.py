@@ -25,13 +25,14 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from segmentation.common.runfiles import UserError, numpy_rng
 from segmentation.data.images import to_input
-from segmentation.model.encoders import load_backbone_weights
+from segmentation.model.encoders import load_backbone_weights, made_by_timm
 from segmentation.model.inference import collect
 from segmentation.selection.distances import normalise
 from segmentation.selection.patterns import patterns_of
-from self_supervised.corruptions import DEFAULT_RATES, corrupted_and_clean
+from self_supervised.corruptions import corrupted_and_clean, restore
 
 SCALES = ("none", "l2", "instance", "standard")
+TIMES = 4  # corruptions of each image in its restoration loss
 FINE = 5  # maps of a network whose strides are 1, 2, 4, 8 and 16
 ROUNDING = 1e-6  # a column counts as constant if std <= ROUNDING |mean| (float32)
 
@@ -86,23 +87,22 @@ def released(model, images, pooling, seed):
     return collect(rows, images.subset(torch.from_numpy(order)), 1)
 
 
-def restoration_loss(model, images, seed, batch, times=4, rates=DEFAULT_RATES):
+def restoration_loss(model, images, seed, batch):
     """The error with which a whole pretrained model restores each image: float32 N, at least 0.
 
-    Mean over `times` corruptions, with `rates`, of the mean squared error between the restored
-    and the clean image, both in [0,1]: the loss of the pretraining. The corruptions of an image
-    depend on `seed`, its id and the kind of device, not on the other images.
+    Mean over TIMES corruptions of the mean squared error between the restored and the clean image,
+    both in [0,1]: the loss of the pretraining. The corruptions of an image depend on `seed`, its
+    id and the kind of device, not on the other images.
     """
     model.to(images.device).eval()
 
     def losses(part):
         total = torch.zeros(len(part), dtype=torch.float64, device=images.device)
-        for number in range(times):
+        for number in range(TIMES):
             stream = (seed, "restoration loss", number)
-            corrupted, clean = corrupted_and_clean(part[:], part.ids, stream, rates)
-            restored = model(corrupted).sigmoid()
-            total += (restored - clean).square().mean(dim=(1, 2, 3))
-        return (total / times).float()
+            corrupted, clean = corrupted_and_clean(part[:], part.ids, stream)
+            total += (restore(model, corrupted) - clean).square().mean(dim=(1, 2, 3))
+        return (total / TIMES).float()
 
     return collect(losses, images, batch, "restoration losses")
 
@@ -116,10 +116,8 @@ def load_backbone(name, source):
     `source` is a weights file, "imagenet" or "package": see encoders.load_backbone_weights.
     UserError for a name that timm does not know, and for weights of another network.
     """
-    import timm  # takes seconds
-
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=0)
+        model = made_by_timm(name, pretrained=False, num_classes=0)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -52,7 +52,7 @@ from segmentation.model.engine import check_finite
 from segmentation.model.inference import batches
 from segmentation.model.unet import architecture, build, encoder_sha256, load_model, save_model
 from self_supervised import corruptions
-from self_supervised.corruptions import Rates
+from self_supervised.corruptions import Rates, restore
 from self_supervised.processes import Processes
 
 
@@ -105,16 +105,6 @@ def split_validation(pool, linked, fraction, seed):
         units = [(name,) for name in units[0]]
     held = set().union(*(take(units, count) or [min(units, key=len)]))
     return [name for name in pool if name not in held], [name for name in pool if name in held]
-
-
-def restore(model, images):
-    """Images in [0,1] -> restored images in (0,1): the network's output through one sigmoid.
-
-    On a CUDA GPU the sigmoid is in float32: in bf16 it would be 1, without a gradient, from logits
-    of 6.3 on. A CPU with --amp bf16 keeps that, so that earlier runs can be repeated.
-    """
-    logits = model(images)
-    return (logits.float() if logits.is_cuda else logits).sigmoid()
 
 
 def make_optimizer(args, model):

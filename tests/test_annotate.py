@@ -3,11 +3,13 @@
 import json
 import os
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import call, command_line
 from PIL import Image
 
@@ -17,7 +19,11 @@ from segmentation.common.door import run_script
 from segmentation.common.runfiles import read_csv
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import Draft, write_coco, write_labelme
+from segmentation.data.images import Images
 from segmentation.data.synthetic import draw_lesion
+from segmentation.model.finish import Finish
+from segmentation.model.inference import segment
+from segmentation.model.unet import UNet, save_model
 
 REAL = os.environ.get("SAAL_ISIC2017")
 FEW = [
@@ -195,14 +201,57 @@ def test_partial_batches_new_photographs_and_drafts(lab, tmp_path, capsys):
     assert state["rounds"][1]["labelled"] == [rows[2]["id"]]
 
 
+def test_too_few_answers_are_not_taken_down(lab, tmp_path, capsys):
+    """As when a photograph that was asked for has gone: another outline helps."""
+    root, truth = lab
+    out, words = tmp_path / "out", ["--folds", "4"]
+    assert run(root, out, *words) == annotate.AWAITING
+    gone = asked(out, 0)[0]["id"]
+    answer(root, out, 0, truth, "png")
+    (root / f"{gone}.JPG").unlink()
+    (root / "masks" / f"{Path(asked(out, 0)[0]['file']).stem}.png").unlink()
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(root, out, *words) == 2
+        assert "too few outlines: 3, but --folds 4 needs 4; outline" in capsys.readouterr().err
+    data = open_data(out / "data")
+    other = next(name for name in data.pool if not data.has_mask[name])
+    mask = root / "masks" / f"{other}.png"
+    mask.parent.mkdir(exist_ok=True)
+    Image.fromarray(truth[other]).save(mask)
+    assert run(root, out, *words) == annotate.AWAITING
+    assert "4 outlines to learn from" in capsys.readouterr().out
+
+
+def test_masks_are_compared_as_their_users_get_them(data, tmp_path):
+    opened, model = open_data(data), UNet(width=4).eval()
+    images = Images(opened, opened.pool, torch.device("cpu"))
+    with torch.no_grad():
+        model.head.bias.sub_(model(images[:] / 255).median())
+    args = Namespace(out=tmp_path, device="cpu")
+    made = []
+    for number, finish in enumerate((Finish(), Finish(views=True, largest=True))):
+        path = annotate.folder_of(args, number) / "weights.pt"
+        save_model(path, model, size=[32, 32], finish=finish._asdict())
+        made.append(annotate.masks_of(args, opened, opened.pool, number))
+        expected = segment(model, images, 16, torch.device("cpu"), finish)
+        np.testing.assert_array_equal(made[-1], expected)
+    assert (made[0] != made[1]).any()
+
+
 def test_what_is_refused(lab, tmp_path, capsys):
     root, _ = lab
     for words, reason in (
         (["--test", "0"], "nothing to measure by"),
         (["--test", "13"], "too few to set 13 aside"),
+        (["--folds", "1"], "--folds 1: one part cannot be measured by the others"),
+        (["--folds", "5"], "too few outlines: 4, but --folds 5 needs 5; give a larger --per-round"),
+        (["--folds", "22", "--per-round", "30"], "too few outlines: 21, but --folds 22 needs 22"),
+        (["--per-round", "1"], "too few outlines: 1, but training needs 2; give a larger"),
     ):
         assert run(root, tmp_path / "out", *words) == 2
         assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out" / "model").exists()  # so that other options may be given
     assert run(root, root / "out") == 2
     assert "is inside of --root" in capsys.readouterr().err
     assert run(root, tmp_path / "out") == annotate.AWAITING

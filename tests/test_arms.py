@@ -13,7 +13,7 @@ import pytest
 
 from segmentation import arms
 from segmentation.analysis.grammar import DRAW, MODIFIERS, NUMBER, legend, parse, without_draw
-from segmentation.analysis.plan import Values, calls
+from segmentation.analysis.plan import Table, Values, calls
 from segmentation.common.runfiles import UserError
 from segmentation.model.encoders import PACKAGED
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
@@ -320,6 +320,15 @@ def test_budgets_are_those_of_the_first_line_that_fits():
     }
 
 
+def test_the_cold_start_is_that_of_budgets_where_there_are_any():
+    budgets = {}
+    for given in ("10 20", ""):
+        values = hyperparameters("cpu", BUDGETS=given, ARMS="saal")
+        (cluster,) = words_of("cluster", values).values()
+        budgets[given] = options(cluster)["budget"]
+    assert budgets == {"10 20": ["10"], "": ["300"]}
+
+
 def test_shares_make_up_all_runs():
     values = hyperparameters("study")
     whole = list(calls("train", values))
@@ -375,6 +384,20 @@ def test_tables_name_their_baseline_and_their_bound():
     shown = words_of("choices", values)["choices"]
     examined = shown[shown.index("--arms") + 1 : shown.index("--data")]
     assert examined[:3] == ["random", "saal", "permuted"] and "full" not in examined
+
+
+@pytest.mark.parametrize(
+    ("line", "among"),
+    [
+        ("random random+draw1", False),
+        ("random+draws random", False),
+        ("random+draws random+draw1 random+draw2", True),
+        ("random+draws random+draw1+released4", False),
+        ("random+released4+draws random+draw1+released4", True),
+    ],
+)
+def test_a_mean_of_draws_is_the_baseline_under_the_name_that_tables_give_it(line, among):
+    assert Table.of(f"t {line}").has_baseline == among
 
 
 # The command line -------------------------------------------------------------------------------

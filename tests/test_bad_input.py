@@ -8,7 +8,9 @@ a `spoil` function may put copies that are damaged.
 import io
 import json
 import pickle
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ CLU = "--data {data} --out {out} --k 4 --budget 8 --device cpu --weights {weight
 ACT = f"--data {{data}} --out {{out}} {' '.join(LOOP)}"
 SAAL = f"{ACT} --cold-start saal --query saal --clusters {{clusters}}"
 EVA = "--data {data} --out {out} --device cpu --weights"
+PRO = "--data {data} --out {out} --features x={clusters} --encoder tf_efficientnet_lite0"
 
 OPTIONS = [
     ("preprocess", "--demo 4 --size 100 --out {out}", "--size: 100"),
@@ -55,6 +58,11 @@ OPTIONS = [
         "--near-copies cannot be combined with --pool-count",
     ),
     ("preprocess", "--demo 4 --out {out} --ove", "--ove"),
+    ("preprocess", "--demo 4 --size 32 --out .", "--out .: is where you are"),
+    ("preprocess", "--demo 4 --size 32 --out {here}/..", "/..: is where you are"),
+    ("preprocess", "--demo 4 --size 32 --out ''", "--out: is empty"),
+    ("pretrain", "--data {data} --out ''", "--out: is empty"),
+    ("active_learning", "--data '' --out {out}", "--data: is empty"),
     ("preprocess", "--root {tmp}/none --out {out}", "{tmp}/none"),
     ("preprocess", "--root {tmp} --out {out}", "{tmp}"),
     ("preprocess", "--verify --out {out}", "{out}"),
@@ -101,6 +109,7 @@ OPTIONS = [
     ("active_learning", f"{ACT} --rounds -1", "--rounds"),
     ("active_learning", f"{ACT} --initial 0", "--initial 0"),
     ("active_learning", f"{ACT} --initial many", "--initial many"),
+    ("active_learning", f"{ACT} --initial ²", "--initial ²"),
     ("active_learning", f"{ACT} --initial 1000", "budget of 1010"),
     ("active_learning", f"{ACT} --budgets 20 10", "--budgets 20 10"),
     ("active_learning", f"{ACT} --budgets 10 10", "--budgets 10 10"),
@@ -166,6 +175,10 @@ OPTIONS = [
     ("annotate", "--root {tmp} --out {out} --test 0 --folds 0", "--test or --folds"),
     ("annotate", "--root {tmp} --out {out} --per-round 0", "--per-round"),
     ("probe", "--data {data} --out {out} --features x", "x is not NAME=FOLDER"),
+    ("probe", f"{PRO} --budgets 10 1000", "--budgets 1000"),
+    ("probe", f"{PRO} --k 1000", "--k 1000"),
+    ("scores", f"{EVA} {{weights}}/best.pt", "restores images"),
+    ("scores", f"{EVA} {{weights}}/encoder.pt", "encoder.pt"),
     ("schedule", "--jobs 0", "--jobs"),
     ("schedule", "--jobs x", "--jobs"),
 ]
@@ -251,17 +264,89 @@ def metric(column, value):
 
     def spoil(tmp, stages):
         copy = shutil.copytree(stages["run"], tmp / "runs" / "random" / "seed0")
-        path = copy / "round_01" / "metrics.csv"
-        header, first, *rest = path.read_text().splitlines()
-        values = first.split(",")
-        values[header.split(",").index(column)] = value
-        path.write_text("\n".join([header, ",".join(values), *rest, ""]))
+        cell(column, value)(copy / "round_01" / "metrics.csv")
 
     return spoil
 
 
 def removed(name):
     return of_state(lambda content, copy: (copy / name).unlink())
+
+
+def emptied(name):
+    return of_state(lambda content, copy: (copy / name).write_bytes(b""))
+
+
+def of_round(name, change):
+    """The same of a file of the last round, copied with those beside it; a photograph to predict.
+
+    `change(path)` damages it.
+    """
+
+    def spoil(tmp, stages):
+        shutil.copytree(stages["run"] / "round_02", tmp / "round")
+        images(tmp, "a.png")
+        change(tmp / "round" / name)
+
+    return spoil
+
+
+def said(**values):
+    """A `change` of weights.pt: other values of what it says besides the network."""
+
+    def change(path):
+        write_torch(path, torch.load(path, weights_only=True) | values)
+
+    return change
+
+
+def not_a_number(path):
+    """A `change` of weights.pt: a tensor of NaN."""
+    content = torch.load(path, weights_only=True)
+    nan(content)
+    write_torch(path, content)
+
+
+def built(**values):
+    """The same of the architecture."""
+
+    def change(path):
+        content = torch.load(path, weights_only=True)
+        write_torch(path, content | {"architecture": content["architecture"] | values})
+
+    return change
+
+
+def reference(**arrays):
+    """A `change` of reference.npz: other arrays."""
+    return lambda path: write_npz(path, **arrays)
+
+
+def cell(column, value):
+    """A `change` of a CSV file: another value in its first row."""
+
+    def change(path):
+        header, first, *rest = path.read_text().splitlines()
+        values = first.split(",")
+        values[header.split(",").index(column)] = value
+        path.write_text("\n".join([header, ",".join(values), *rest, ""]))
+
+    return change
+
+
+def exported(**values):
+    """An ONNX file of the last round, whose metadata has other values."""
+
+    def spoil(tmp, stages):
+        onnx = pytest.importorskip("onnx")
+        images(tmp, "a.png")
+        call("export", "--weights", stages["run"] / "round_02/weights.pt", "--out", tmp / "m.onnx")
+        model = onnx.load(tmp / "m.onnx")
+        (known,) = (prop for prop in model.metadata_props if prop.key == "saal")
+        known.value = values.get("text") or json.dumps(json.loads(known.value) | values)
+        onnx.save(model, tmp / "m.onnx")
+
+    return spoil
 
 
 def class_of_a_stranger(tmp, stages):
@@ -287,11 +372,38 @@ def bad_mask(value):
     return spoil
 
 
+def array_of_data(change):
+    """images.npy of a copy of the data folder; `change(path)` damages it."""
+    return lambda tmp, stages: change(shutil.copytree(stages["data"], tmp / "data") / "images.npy")
+
+
+def with_bytes(content):
+    return lambda path: path.write_bytes(content)
+
+
+def with_objects(path):
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+
+
+def score_nan(content, _):
+    content["labelled"][0]["score"] = float("nan")
+
+
+def pseudo_of_a_label(content, _):
+    content["rounds"][1]["pseudo"] = [content["labelled"][0]["id"]]
+
+
 DATA = "--data {tmp}/data --out {out}"
+AT_60 = "--demo 60 --size 32 --out {tmp}/data"
+TIMM = "--data {data} --out {out} --features timm --weights package"
 AGAIN = f"--data {{data}} --out {{tmp}}/runs/random/seed0 {' '.join(LOOP)}"
 RUNS = "--runs {tmp}/runs --out {out}"
 ROOT = "--root {tmp}/root --out {out} --size 32"
 W = "{tmp}/w.pt"
+PREDICT = "--weights {tmp}/round/weights.pt {tmp}/root --out {out}"
+EXPORT = "--weights {tmp}/round/weights.pt --out {tmp}/m.onnx"
+ONNX = "--weights {tmp}/m.onnx {tmp}/root --out {out}"
+FEATURES = np.ones((9, 32), np.float32)
 FILES = [
     # data folders
     ("pretrain", DATA, "manifest.json", edit("manifest.json", lambda c: c.pop("rows"))),
@@ -336,8 +448,25 @@ FILES = [
         "are empty",
         arrays("masks.npy", np.zeros_like, True),
     ),
+    ("preprocess", AT_60, "again with --overwrite", array_of_data(lambda path: path.unlink())),
+    ("preprocess", AT_60, "again with --overwrite", array_of_data(with_bytes(b"hello"))),
+    ("preprocess", AT_60, "again with --overwrite", array_of_data(with_objects)),
     # runs
     ("active_learning", AGAIN, "seed", of_state(lambda c, _: c.pop("seed"))),
+    ("active_learning", AGAIN, "has seed 5, not 0", of_state(lambda c, _: c.update(seed=5))),
+    ("active_learning", AGAIN, "has data zzz", of_state(lambda c, _: c.update(data="zzz"))),
+    (
+        "active_learning",
+        AGAIN,
+        "has rounds_planned 9, not 2",
+        of_state(lambda c, _: c.update(rounds_planned=9)),
+    ),
+    (
+        "active_learning",
+        AGAIN,
+        "nobody is no image",
+        of_state(lambda c, _: c["rounds"][1].update(pseudo=["nobody"])),
+    ),
     (
         "active_learning",
         AGAIN,
@@ -364,6 +493,8 @@ FILES = [
     ),
     ("active_learning", AGAIN, "weights.pt", removed("round_02/weights.pt")),
     ("active_learning", AGAIN, "metrics.csv", removed("round_01/metrics.csv")),
+    ("active_learning", AGAIN, "weights.pt: is empty", emptied("round_02/weights.pt")),
+    ("active_learning", AGAIN, "metrics.csv: is empty", emptied("round_01/metrics.csv")),
     (
         "active_learning",
         AGAIN,
@@ -384,7 +515,10 @@ FILES = [
             (tmp / "runs/random/seed0/args.json").write_text("{}"),
         ),
     ),
+    ("active_learning", AGAIN, "labelled.0.score", of_state(score_nan)),
+    ("tables", RUNS, "trains on DEMO", of_state(pseudo_of_a_label)),
     ("tables", RUNS, "metrics.csv", removed("round_01/metrics.csv")),
+    ("tables", RUNS, "confidence of", metric("confidence", "nan")),
     ("tables", RUNS, "dice of", metric("dice", "5.0")),
     ("tables", RUNS, "dice of", metric("dice", "nan")),
     ("tables", RUNS, "not a number", metric("jaccard", "much")),
@@ -456,6 +590,67 @@ FILES = [
         "64x64",
         lambda tmp, _: save_model(tmp / "w.pt", UNet(width=4), size=[64, 64]),
     ),
+    (
+        "scores",
+        f"{EVA} {W}",
+        "channel",
+        lambda tmp, _: save_model(tmp / "w.pt", UNet(width=4, in_channels=3)),
+    ),
+    # what a weights file says, and what lies beside it
+    ("predict", PREDICT, "size.0", of_round("weights.pt", said(size=[0, 0]))),
+    ("predict", PREDICT, "size", of_round("weights.pt", said(size=[32]))),
+    ("predict", PREDICT, "size", of_round("weights.pt", said(size="32"))),
+    ("predict", PREDICT, "size.0", of_round("weights.pt", said(size=[-32, 32]))),
+    ("predict", PREDICT, "size.0", of_round("weights.pt", said(size=[33, 47]))),
+    ("predict", PREDICT, "finish", of_round("weights.pt", said(finish="all"))),
+    ("predict", PREDICT, "finish.crf", of_round("weights.pt", said(finish={"crf": True}))),
+    ("export", EXPORT, "size.0", of_round("weights.pt", said(size=[0, 0]))),
+    ("export", EXPORT, "finish", of_round("weights.pt", said(finish="all"))),
+    ("evaluate", f"{EVA} {{tmp}}/round/weights.pt", "size", of_round("weights.pt", said(size=7))),
+    (
+        "evaluate",
+        f"{EVA} {{tmp}}/round/weights.pt",
+        "not finite",
+        of_round("weights.pt", not_a_number),
+    ),
+    ("predict", PREDICT, "scale", of_round("weights.pt", built(scale="x"))),
+    ("predict", PREDICT, "in_channels", of_round("weights.pt", built(in_channels=7))),
+    ("predict", PREDICT, "hf-hub:", of_round("weights.pt", built(encoder="hf-hub:a/b"))),
+    ("predict", PREDICT, "local-dir:", of_round("weights.pt", built(encoder="local-dir:/tmp"))),
+    ("pretrain", f"{PRE} --encoder hf-hub:a/b", "--encoder hf-hub:a/b: not a backbone", None),
+    ("pretrain", f"{PRE} --encoder local-dir:/x", "--encoder local-dir:/x: not a backbone", None),
+    ("cluster", f"{TIMM} --backbone local-dir:/x", "--backbone local-dir:/x: not", None),
+    ("cluster", f"{TIMM} --backbone hf_hub:a/b", "--backbone hf_hub:a/b: not", None),
+    ("predict", PREDICT, "no features of 32", of_round("reference.npz", reference(x=FEATURES))),
+    (
+        "predict",
+        PREDICT,
+        "no features of 32",
+        of_round("reference.npz", reference(features=FEATURES[:, :5])),
+    ),
+    (
+        "predict",
+        PREDICT,
+        "no features of 32",
+        of_round("reference.npz", reference(features=FEATURES.astype(str))),
+    ),
+    (
+        "predict",
+        PREDICT,
+        "not finite",
+        of_round("reference.npz", reference(features=FEATURES * np.nan)),
+    ),
+    ("predict", PREDICT, "not a readable .npz", of_round("reference.npz", with_bytes(b"hello"))),
+    ("predict", PREDICT, "metrics.csv", of_round("metrics.csv", cell("confidence", "nan"))),
+    ("predict", PREDICT, "metrics.csv", of_round("metrics.csv", cell("dice", "1.5"))),
+    ("export", EXPORT, "metrics.csv", of_round("metrics.csv", cell("confidence", "nan"))),
+    ("predict", ONNX, "is no JSON", exported(text="not json")),
+    ("predict", ONNX, "size", exported(text="{}")),
+    ("predict", ONNX, "size.0", exported(size=["a", 1])),
+    ("predict", ONNX, "says 3", exported(channels=3)),
+    ("predict", ONNX, "different lengths", exported(reference=[[0.5], [0.5, 1.0]])),
+    ("predict", ONNX, "no features of 32", exported(reference=[[0.5], [0.5]])),
+    ("predict", ONNX, "pairs.0.1", exported(pairs=[[0.5, float("nan")]])),
     # features
     (
         "active_learning",
@@ -590,9 +785,9 @@ def test_one_line_and_nothing_written(number, stages, refused, tmp_path, monkeyp
     if spoil is not None:
         spoil(tmp, stages)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    places = {**stages, "tmp": tmp, "out": out}
+    places = {**stages, "tmp": tmp, "out": out, "here": Path.cwd()}
     before = listing(tmp, *stages.values())
-    line = refused(script, *words.format(**places).split())
+    line = refused(script, *shlex.split(words.format(**places)))
     assert named.format(**places) in line, line
     assert "weights_only" not in line
     assert not out.exists()
@@ -620,6 +815,45 @@ SETTINGS = [
     ("PRE_LR", "fast"),
     ("FINISH", "well"),
     ("TABLES", "one"),
+    ("TABLES", ""),
+    ("TABLES", " \n"),
+    ("TABLES", "../up random random"),
+    ("TABLES", "one random random\none random saal"),
+    ("MIXED", "yes"),
+    ("SEEDS", "0 1 0"),
+    ("SEEDS", "0 00"),
+    ("BUDGETS", "²"),
+    ("PASSES", "0"),
+    ("ROUNDS", "x"),
+    ("EPOCHS", "x"),
+    ("EPOCHS_ROUND", "0"),
+    ("FULL_EPOCHS", "-1"),
+    ("STEPS", "many"),
+    ("K", "x"),
+    ("K", "0"),
+    ("WIDTH", "0"),
+    ("BATCH", "0"),
+    ("DROPOUT", "2"),
+    ("DROPOUT", "1"),
+    ("DEVICE", "tpu"),
+    ("AMP", "bf17"),
+    ("COMPILE", "yes"),
+    ("PRE_PROCESSES", "x"),
+    ("PRE_EPOCHS", "0"),
+    ("PRE_BATCH", ""),
+    ("PRE_OPTIMIZER", "best"),
+    ("POOLING", "3"),
+    ("PCA", "-1"),
+    ("INITIAL", "some"),
+    ("PER_ROUND", "0"),
+    ("RECIPE", "weak"),
+    ("CHOICES", "x"),
+    ("POOL_COUNT", "0"),
+    ("TEST_COUNT", "-1"),
+    ("SPLIT_SEED", "x"),
+    ("DEMO_IMAGES", "0"),
+    ("ENCODER_WEIGHTS", "/nowhere.pth"),
+    ("IMAGENET", "/nowhere.pth"),
 ]
 
 

@@ -10,6 +10,7 @@ import torchvision
 from conftest import CLUSTER, call
 from helpers_preprocess import make_set
 
+import cluster
 from segmentation.common.runfiles import read_npz, sha256_file, write_npz
 from segmentation.common.stages import sha256_tensors
 from segmentation.data.datafolder import open_data
@@ -111,6 +112,25 @@ def test_the_whole_pool_can_be_asked_for(data, weights, tmp_path):
     call("cluster", *words, "--k", 48, "--budget", 48, "--device", "cpu")
     selection = json.loads((tmp_path / "selection.json").read_text())["selection"]
     assert sorted(entry["id"] for entry in selection) == open_data(data).pool
+
+
+@pytest.mark.parametrize("size", [(1, 5), (2, 5), (9, 1), (12, 1), (12, 2)])
+def test_every_pool_has_a_map(size):
+    made = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    points, method = cluster.project(made, 0)
+    assert points.shape == (size[0], 2) and np.isfinite(points).all()
+    assert method == ("t-SNE" if size == (12, 2) else "PCA")
+    if size[1] == 1:  # a line
+        assert np.abs(points[:, 0]) == pytest.approx(np.abs(made - made.mean())[:, 0], abs=1e-5)
+
+
+def test_a_pool_of_one_image_and_features_of_one_dimension(data, tmp_path):
+    call("preprocess", "--demo", 3, "--size", 32, "--test-count", 2, "--out", tmp_path / "one")
+    words = ["--features", "thumbnail", "--k", 1, "--budget", 1, "--device", "cpu"]
+    call("cluster", "--data", tmp_path / "one", "--out", tmp_path / "out", *words)
+    assert (tmp_path / "out" / "latent.png").exists()
+    call("cluster", "--data", data, "--out", tmp_path / "line", *words, "--pca", 1)
+    assert not read_npz(tmp_path / "line" / "clusters.npz")["map"][:, 1].any()
 
 
 def test_bad_input(data, weights, clusters, tmp_path, refused):

@@ -54,6 +54,13 @@ def test_nearest_is_brute_force():
     assert np.array_equal(diagnose.nearest(features, 3), expected)
 
 
+def test_others_by_chance_are_all_the_others():
+    found = diagnose.by_chance((6, 500), np.random.default_rng(0))
+    assert [set(row) for row in found] == [set(range(6)) - {place} for place in range(6)]
+    counts = np.array([np.bincount(row, minlength=6) for row in found])
+    assert counts[~np.eye(6, dtype=bool)].min() > 60  # of 100
+
+
 def test_mask_dice_is_that_of_the_metrics():
     rng = np.random.default_rng(1)
     masks = (rng.random((12, 8, 8)) < 0.3).astype(np.uint8)

@@ -49,6 +49,13 @@ class OutOfMemoryError(RuntimeError):
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "f/x"), "there is a file"),
         (MemoryError(), "the memory is full"),
         (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 4 bytes. Error code 12 (Cannot allocate memory)"
+            ),
+            "the memory is full; free some",
+        ),
+        (
             RuntimeError("median_cuda does not have a deterministic implementation, but you set"),
             "--deterministic: median_cuda has no such algorithm; leave it out",
         ),
@@ -310,26 +317,76 @@ def test_a_schedule_ends_its_calls_and_starts_no_others(tmp_path, number, code):
     assert not any((tmp_path / str(n)).exists() for n in range(2, 6))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_run_sh_ends_what_it_has_started(tmp_path, number, code):
-    """A stand-in for Python shows what run.sh starts; it sleeps instead of training."""
-    stand_in = tmp_path / "python"
-    stand_in.write_text(
-        "#!/bin/bash\n"
-        'case "$*" in\n'
-        '  *"--calls evaluate"*) exit ;;\n'
-        '  *--calls*) echo "data data preprocess.py x" ; exit ;;\n'
-        f"  preprocess.py*) echo $$ > {tmp_path / 'child'}; exec sleep 60 ;;\n"
-        "esac\n"
-        "cat > /dev/null\n"
-    )
-    stand_in.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(stand_in), "RUN": str(tmp_path / "run")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(["bash", ROOT / "run.sh"], env=environment, cwd=ROOT, **pipes)
-    wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
-    process.send_signal(number)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == code, err
-    assert "the same command goes on from here" in err and err.count("\n") == 1
-    assert not alive(int((tmp_path / "child").read_text()))
+class Shell:
+    """run.sh or gpu.sh, which has started `child`, a command, in place of preprocess.py.
+
+    A stand-in for Python shows what they start; it notes the child's number in a file.
+    """
+
+    def __init__(self, tmp_path, child, *words, **settings):
+        stand_in, note = tmp_path / "python", tmp_path / "child"
+        stand_in.write_text(
+            "#!/bin/bash\n"
+            'case "$*" in\n'
+            '  *"--calls evaluate"*) exit ;;\n'
+            '  *--calls*) echo "data data preprocess.py x" ; exit ;;\n'
+            f"  preprocess.py*) echo $$ > {note}; exec {child} ;;\n"
+            "esac\n"
+            "cat > /dev/null\n"
+        )
+        stand_in.chmod(0o755)
+        settings |= {"PYTHON": str(stand_in), "RUN": str(tmp_path / "run")}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(
+            ["bash", *words], env={**os.environ, **settings}, cwd=ROOT, **pipes
+        )
+        wait_for(lambda: note.exists() and note.read_text())
+        self.child = int(note.read_text())
+
+    def ends(self, timeout=20):
+        """(exit code, what is on stderr), once the child is gone too."""
+        _, err = self.process.communicate(timeout=timeout)
+        wait_for(lambda: not alive(self.child), 5)
+        return self.process.returncode, err
+
+
+def script(tmp_path, tidy="pass"):
+    """The command of a script as ours, which says that it is ready by a file, and the file."""
+    ready, path = tmp_path / "ready", tmp_path / "script.py"
+    body = f"open({str(ready)!r}, 'w').close(); time.sleep(60)"
+    path.write_text(STUB.format(root=str(ROOT), body=body, tidy=tidy))
+    return f"{sys.executable} {path}", ready
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+@pytest.mark.parametrize("ours", [False, True])
+def test_run_sh_ends_what_it_has_started(tmp_path, number, code, name, ours):
+    command, ready = script(tmp_path) if ours else ("sleep 60", tmp_path)
+    shell = Shell(tmp_path, command, ROOT / "run.sh")
+    wait_for(ready.exists)
+    shell.process.send_signal(number)
+    line = f"stopped by {name}; the same command goes on from here\n"
+    assert shell.ends() == (code, line)
+
+
+def test_run_sh_says_it_when_what_it_has_started_is_stopped(tmp_path):
+    command, ready = script(tmp_path)
+    shell = Shell(tmp_path, command, ROOT / "run.sh")
+    wait_for(ready.exists)
+    os.kill(shell.child, signal.SIGTERM)
+    assert shell.ends() == (143, "stopped by SIGTERM; the same command goes on from here\n")
+
+
+@pytest.mark.parametrize("words", [["run.sh"], ["benchmarks/gpu.sh", "paper-prepare"]])
+def test_a_second_signal_ends_run_sh_and_gpu_sh_at_once(tmp_path, words):
+    """Also a child that does not leave by itself, and the children of that."""
+    command, ready = script(tmp_path, tidy=f"open({str(tmp_path / 'late')!r}, 'w'); time.sleep(60)")
+    shell = Shell(tmp_path, command, *words, DEVICE="cpu")
+    wait_for(ready.exists)
+    shell.process.send_signal(signal.SIGINT)
+    wait_for((tmp_path / "late").exists)
+    started = time.monotonic()
+    shell.process.send_signal(signal.SIGINT)
+    assert shell.ends()[0] == 130 and time.monotonic() - started < 5

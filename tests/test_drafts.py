@@ -93,25 +93,25 @@ def test_coco(tmp_path):
 
 
 def test_label_studio(tmp_path):
-    drafts.write_label_studio(tmp_path, iter(DRAFTS), drafts.LOCAL_FILES + "photos/")
+    drafts.write_label_studio(tmp_path, iter(DRAFTS))
     tasks = json.loads((tmp_path / "tasks.json").read_text())
-    assert tasks[0]["data"]["image"].startswith("/data/local-files/?d=photos/part%200/")
+    assert tasks[0]["data"]["image"].startswith("/data/local-files/?d=part%200/")
     assert formats.read(tmp_path / "tasks.json").drawings == []  # no one has outlined them yet
     found = read(submitted(tmp_path / "tasks.json", tmp_path / "export.json"))
-    check({name.removeprefix("photos/"): drawing for name, drawing in found.items()})
+    check(found)
     for drawing, draft in zip(found.values(), DRAFTS, strict=True):
         assert drawing.size == (draft.size if draft.mask.any() else None)
 
 
 def test_label_studio_predictions_belong_to_the_config(tmp_path):
-    drafts.write_label_studio(tmp_path, DRAFTS, model="round 3")
+    drafts.write_label_studio(tmp_path, DRAFTS)
     root = ElementTree.parse(tmp_path / "config.xml").getroot()
     brush, image = root.find("BrushLabels"), root.find("Image")
     labels = {label.get("value") for label in brush.findall("Label")}
     for task in json.loads((tmp_path / "tasks.json").read_text()):
         (prediction,) = task["predictions"]
         assert image.get("value") == "$" + next(iter(task["data"]))
-        assert prediction["model_version"] == "round 3"
+        assert prediction["model_version"] == "SAAL"
         for result in prediction["result"]:
             assert result["from_name"] == brush.get("name")
             assert result["to_name"] == image.get("name") == brush.get("toName")
@@ -149,16 +149,13 @@ def test_images_without_drafts(tmp_path):
     assert [(row["file_name"], row["height"], row["width"]) for row in rows] == [
         (image.name, *image.size) for image in images
     ]
-    drafts.write_label_studio(tmp_path, images, "https://host.org/photos/")
+    drafts.write_label_studio(tmp_path, images)
     tasks = json.loads((tmp_path / "tasks.json").read_text())
     assert all(set(task) == {"data"} for task in tasks)
-    drafts.write_label_studio(tmp_path / "local", images)
-    for path in ("coco.json", "tasks.json", "local/tasks.json"):
+    for path in ("coco.json", "tasks.json"):
         found = formats.read(tmp_path / path)
         assert found.drawings == []
-        assert [name.removeprefix("photos/") for name in found.missing] == [
-            image.name for image in images
-        ]
+        assert found.missing == [image.name for image in images]
 
 
 def test_nothing_to_write(tmp_path):
@@ -166,7 +163,7 @@ def test_nothing_to_write(tmp_path):
     drafts.write_cvat(tmp_path / "a.zip", [])
     drafts.write_labelme(tmp_path / "labelme", [])
     drafts.write_label_studio(tmp_path, [])
-    assert formats.drawings(tmp_path / "a.json") == []
+    assert formats.read(tmp_path / "a.json").drawings == []
     assert json.loads((tmp_path / "tasks.json").read_text()) == []
     assert list((tmp_path / "labelme").iterdir()) == []
 

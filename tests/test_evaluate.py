@@ -92,6 +92,21 @@ def grey_probabilities(_, images, *__, views=False):
     return mid_grey(images).astype(np.float32)
 
 
+def test_the_finish_of_the_training_counts_as_given(weights, data, tmp_path, monkeypatch, capsys):
+    other, names = tmp_path / "finished.pt", ("views", "largest")
+    save_model(other, load_model(weights), finish={"views": False, "largest": True})
+    outs = [tmp_path / name for name in ("plain", "recorded", "given")]
+    run_main(monkeypatch, weights, data, outs[0])
+    assert "as in the training" not in capsys.readouterr().out
+    run_main(monkeypatch, other, data, outs[1], "--views")
+    assert "--largest: as in the training of these weights" in capsys.readouterr().out
+    run_main(monkeypatch, weights, data, outs[2], "--views", "--largest")
+    plain, recorded, given = ((out / "metrics.csv").read_text() for out in outs)
+    assert recorded == given != plain
+    found = [json.loads((out / "summary.json").read_text()) for out in outs]
+    assert [[one[name] for name in names] for one in found] == [[False] * 2, [True] * 2, [True] * 2]
+
+
 def test_batch_does_not_matter(weights, data, tmp_path, monkeypatch):
     for batch in ("1", "16"):
         run_main(monkeypatch, weights, data, tmp_path / batch, "--batch", batch)

@@ -1,6 +1,8 @@
 """Features: each against a computation of its own, whatever the batch."""
 
 import socket
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,7 +20,7 @@ from segmentation.data.images import Images
 from segmentation.model.unet import UNet, encoder_sha256
 from segmentation.selection.patterns import patterns_of
 from self_supervised import features
-from self_supervised.corruptions import Rates, corrupt
+from self_supervised.corruptions import Rates, corrupt, corrupted_and_clean
 
 NEVER = Rates(flip=0, shuffle=0, nonlinear=0, paint=0)
 
@@ -169,16 +171,23 @@ def test_restoration_loss_of_a_constant(images):
     np.testing.assert_allclose(made, expected, rtol=1e-5)
 
 
-def test_restoration_loss_of_one_that_copies(images):
-    assert features.restoration_loss(Copy(), images, 0, 4, rates=NEVER).max() < 1e-6
-    flips = Rates(flip=1, shuffle=0, nonlinear=0, paint=0)  # the image to restore is flipped too
-    assert features.restoration_loss(Copy(), images, 0, 4, rates=flips).max() < 1e-6
-    painted = Rates(flip=0, shuffle=0, nonlinear=0, paint=1)
-    assert features.restoration_loss(Copy(), images, 0, 4, rates=painted).min() > 0.01
+@pytest.mark.parametrize(
+    ("rates", "least", "most"),
+    [
+        (NEVER, 0, 1e-6),
+        (replace(NEVER, flip=1), 0, 1e-6),  # the image to restore is flipped too
+        (replace(NEVER, paint=1), 0.01, 1),
+    ],
+)
+def test_restoration_loss_of_one_that_copies(images, monkeypatch, rates, least, most):
+    monkeypatch.setattr(features, "corrupted_and_clean", partial(corrupted_and_clean, rates=rates))
+    made = features.restoration_loss(Copy(), images, 0, 4)
+    assert made.min() >= least and made.max() < most
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_restoration_loss_is_the_loss_of_the_pretraining(images, times):
+def test_restoration_loss_is_the_loss_of_the_pretraining(images, monkeypatch, times):
+    monkeypatch.setattr(features, "TIMES", times)
     model, expected = Copy().eval(), []
     for name, inputs in zip(images.ids, torch.from_numpy(array(images)).float(), strict=True):
         losses = []
@@ -191,9 +200,9 @@ def test_restoration_loss_is_the_loss_of_the_pretraining(images, times):
         assert len(set(losses)) == times
         expected.append(np.mean(losses))
     for batch in (1, 4, 64):
-        made = features.restoration_loss(model.train(), images, 7, batch, times)
+        made = features.restoration_loss(model.train(), images, 7, batch)
         np.testing.assert_allclose(made, expected, rtol=1e-4)
-    other = features.restoration_loss(model, images, 8, 4, times)
+    other = features.restoration_loss(model, images, 8, 4)
     assert np.abs(other / expected - 1).min() > 0.001
 
 

@@ -33,7 +33,7 @@ def write(tmp_path, content, name="file.json"):
 
 def only(path):
     """The one Drawing of a file."""
-    (drawing,) = formats.drawings(path)
+    (drawing,) = formats.read(path).drawings
     assert drawing.source == path
     return drawing
 
@@ -41,7 +41,7 @@ def only(path):
 def refusal(path):
     """The message for a file that cannot be read, be it at once or when it is painted."""
     with pytest.raises(UserError) as error:
-        for drawing in formats.drawings(path):
+        for drawing in formats.read(path).drawings:
             drawing.mask()
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     return str(error.value)
@@ -529,7 +529,7 @@ def test_cvat_images_that_were_not_outlined_or_have_no_lesion(tmp_path):
 
 def test_cvat_without_a_label_map_and_with_numbers_of_labels(tmp_path):
     path = repacked(tmp_path, lambda name, content: None if "labelmap" in name else content)
-    for drawing in formats.drawings(path):
+    for drawing in formats.read(path).drawings:
         with zipfile.ZipFile(path) as archive:
             values = Image.open(archive.open(f"SegmentationClass/{drawing.name}.png"))
             assert np.array_equal(drawing.mask(), np.asarray(values).any(axis=-1))
@@ -544,7 +544,7 @@ def test_cvat_background_need_not_be_in_the_label_map(tmp_path):
     def change(name, content):
         return content.replace(b"background:0,0,0::\n", b"") if "labelmap" in name else content
 
-    for drawing in formats.drawings(repacked(tmp_path, change)):
+    for drawing in formats.read(repacked(tmp_path, change)).drawings:
         assert np.array_equal(drawing.mask(), TRUTH[f"cvat_{drawing.name}"])
 
 
@@ -638,7 +638,7 @@ def test_two_outlines_of_one_name(tmp_path):
     assert len(found.drawings) == 1 and found.missing == []
 
 
-def test_malformed_cvat_archives(tmp_path):
+def test_malformed_cvat_archives(tmp_path, monkeypatch):
     def colour(name, content):
         return content.replace(b"lesion:250,50,83", b"lesion:1,2,3") if "map" in name else content
 
@@ -651,6 +651,8 @@ def test_malformed_cvat_archives(tmp_path):
     assert "colour that is not in labelmap.txt" in refusal(repacked(tmp_path, colour))
     assert ": ring is not as expected (cannot identify" in refusal(repacked(tmp_path, junk))
     assert "its content is not as expected" in refusal(repacked(tmp_path, labels))
+    monkeypatch.setattr(formats, "LARGEST", 10)  # what a bomb is, which is small while packed
+    assert "labelmap.txt has 0 MB unpacked, more than" in refusal(repacked(tmp_path))
 
 
 def test_special_masks_are_what_they_say():

@@ -115,6 +115,24 @@ def test_a_fit_is_the_same_again_and_takes_a_single_image(head):
             fit(head, images, same)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_folds_without_which_labels_agree_are_passed_over(head, full):
+    """An empty mask and one of a disc allow one fold, an empty and a full one none: C is 1."""
+    images, masks = discs(2)
+    masks[0] = 0
+    if full:
+        masks[1] = 1
+    fit(head, images, masks)
+    made = head.head.weight.detach().flatten().numpy()
+    cells = per_image(head.cells, head, images, 2, CPU).transpose(0, 2, 3, 1)
+    shares = masks.float().reshape(2, 8, 8, 8, 8).mean((2, 4)).numpy()
+    tried = [frozen.regress(cells, shares, c).coef_[0] for c in frozen.STRENGTHS]
+    errors = [np.abs(one - made).max() for one in tried]
+    assert min(errors) < 1e-4
+    if full:
+        assert frozen.STRENGTHS[int(np.argmin(errors))] == 1
+
+
 def test_save_and_load(head, tmp_path):
     fit(head, *discs(4))
     save_model(tmp_path / "weights.pt", head)

@@ -9,7 +9,9 @@ from segmentation.common.pace import Pace, duration
     "seconds, text",
     [
         (0, "0 s"),
-        (29, "29 s"),
+        (45, "45 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min"),
         (60, "1 min"),
         (89, "1 min"),
         (3599, "1 h 0 min"),

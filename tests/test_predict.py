@@ -1,6 +1,7 @@
 """predict.py on small folders of random pictures, by networks with random weights."""
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ from segmentation.common.door import run_script
 from segmentation.common.runfiles import read_csv, write_csv, write_npz
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import KINDS
-from segmentation.data.formats import drawings
+from segmentation.data.formats import read
 from segmentation.data.ids import id_of
 from segmentation.data.images import Images
 from segmentation.model import engine, metrics
@@ -449,7 +450,7 @@ def test_bad_input(photos, tmp_path, capsys):
         ((weights, photos, photos / "out"), "lies inside"),
         ((weights, photos, photos), "lies inside"),
         ((weights, photos, out, "--size", 64), "trained on images of 32x48; leave out --size"),
-        ((weights, photos, out, "--size", 33), "33 is not a size"),
+        ((weights, photos, out, "--size", 33), "33: each side must be a multiple of 16"),
         (([weights, wide], photos, out), "is for images of 48x64 in colour, but"),
         (([weights, gray], photos, out), "is for images of 32x48 in gray, but"),
         ((tmp_path / "best.pt", photos, out, "--size", 32), "restores images"),
@@ -492,19 +493,36 @@ def test_rows_with_odd_names(tmp_path):
     assert list(run(weights, tmp_path / "in", out)) == names
 
 
+def test_a_row_without_room_names_the_table(photos, tmp_path, capsys, monkeypatch):
+    """As everywhere: one line with what to do, or a traceback of what only a mistake can cause."""
+    weights, out = make_weights(tmp_path / "model"), tmp_path / "out"
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(predict, "write", fails)
+    error = OSError(errno.ENOSPC, "No space left on device")
+    line = refused(capsys, weights, photos, out)
+    place = out / "predictions.csv"
+    assert line == f"error: {place}: No space left on device; free some space and call it again"
+    error = OSError("no number")
+    with pytest.raises(OSError, match="no number"):
+        run(weights, photos, out)
+
+
 def test_drafts_hold_the_masks(photos, tmp_path, capsys):
     """Each tool's file, read back, has the mask of each image; it is not written twice."""
     weights, out = make_weights(tmp_path / "model"), tmp_path / "out"
     run(weights, photos, out, "--drafts", *KINDS)
     truth = {id_of(name): mask_of(out, name) > 0 for name in PICTURES}
     drafts = out / "drafts"
-    coco, cvat = drawings(drafts / "coco.json"), drawings(drafts / "cvat.zip")
+    coco, cvat = (read(drafts / name).drawings for name in ("coco.json", "cvat.zip"))
     for found in ({id_of(d.name): d for d in coco}, {d.name: d for d in cvat}):
         assert found.keys() == truth.keys()
         for name, drawing in found.items():
             np.testing.assert_array_equal(drawing.mask(truth[name].shape), truth[name])
     for name, mask in truth.items():
-        (drawing,) = drawings(drafts / "labelme" / f"{name}.json")
+        (drawing,) = read(drafts / "labelme" / f"{name}.json").drawings
         assert (drawing.mask(mask.shape) != mask).mean() < 0.1  # corners are left out
     tasks = json.loads((drafts / "label_studio" / "tasks.json").read_text())
     assert len(tasks) == len(PICTURES)

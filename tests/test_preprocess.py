@@ -420,7 +420,8 @@ def test_official_test_set(tmp_path, capsys):
 
 def test_official_test_set_errors(tmp_path, bad):
     words = [*official_set(tmp_path), "--out", tmp_path / "d"]
-    bad(*words, "--test-count", 3, names="--test-images")
+    for count in (0, 3):
+        bad(*words, "--test-count", count, names="--test-images")
     bad(*words[:4], *words[6:], names="--test-masks")
     (tmp_path / "official/masks/A051_segmentation.png").unlink()
     bad(*words, names=tmp_path / "official/images/A051.png")
@@ -824,6 +825,16 @@ def test_evil_entry_is_refused(tmp_path, bad, entry):
     assert tree(tmp_path / "in") == ["isic", f"isic/{DATA}.zip", f"isic/{TRUTH_FOLDER}.zip"]
 
 
+def test_huge_entry_is_refused(tmp_path, bad, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 4)
+    root = tmp_path / "in/isic"
+    root.mkdir(parents=True)
+    with serve(official_archives()) as server:
+        line = bad("--download", "--root", root, "--url", server.url, "--expect", 6,
+                   names="ISIC-2017_Training_Data.zip")  # fmt: skip
+    assert "MB unpacked, more than" in line
+
+
 def test_wrong_count_replaces_nothing(tmp_path, bad):
     root = tmp_path / "isic"
     old = save(root / DATA / "old.png", picture(0))
@@ -985,17 +996,36 @@ def test_test_root_is_both_test_folders(tmp_path):
     assert splits_of(tmp_path / "one")["test"] == ["A020", "A021", "A022"]
 
 
+@pytest.mark.parametrize("option", ["--test-images", "--test-masks"])
+def test_test_root_leaves_no_room_for_another_folder(tmp_path, bad, option):
+    root = make_set(tmp_path / "train", 8)
+    words = ["--root", root, "--test-root", root, option, root / "masks", "--out", tmp_path / "d"]
+    bad(*words, names="--test-root is both folders; leave out --test-images and --test-masks")
+
+
 def test_masks_that_look_wrong_are_named(tmp_path, capsys):
     (tmp_path / "raw" / "images").mkdir(parents=True)
     (tmp_path / "raw" / "masks").mkdir()
     disc = np.hypot(*np.mgrid[-20:20, -20:20]) < 10
-    for name, mask in {"a": disc, "b": ~disc, "c": disc & False, "d": disc & False}.items():
+    masks = {"a": disc, "b": ~disc, "c": disc & False, "d": disc & False, "full": disc | True}
+    for name, mask in masks.items():
         Image.new("RGB", (40, 40), "red").save(tmp_path / "raw" / "images" / f"{name}.png")
         Image.fromarray(mask).save(tmp_path / "raw" / "masks" / f"{name}.png")
     make("--root", tmp_path / "raw", "--size", 32, "--out", tmp_path / "data")
     text = capsys.readouterr().out
     assert 'masks noted "is empty: no lesion": 2 (masks/c.png, masks/d.png)' in text
     assert 'masks noted "looks inverted' in text and "1 (masks/b.png)" in text
+    assert 'masks noted "covers the whole image' in text and "1 (masks/full.png)" in text
+
+
+def test_a_name_that_would_be_a_formula(tmp_path):
+    """Matplotlib reads a text between dollar signs as one, and fails where it is none."""
+    root = make_set(tmp_path / "raw", 6)
+    name = r"$\frac$"
+    Image.fromarray(picture(9)).save(root / "images" / f"{name}.jpg")
+    save(root / "masks" / f"{name}_segmentation.png", blob(9))
+    make("--root", root, "--size", 32, "--out", tmp_path / "data")
+    assert name in open_data(tmp_path / "data").ids
 
 
 def test_images_whose_bytes_are_damaged_are_named(tmp_path, capsys):

@@ -57,6 +57,25 @@ def test_validation_is_a_part_of_the_pool_and_the_test_images_are_never_read(dat
     assert pretrain.split_validation(opened.pool, opened.linked, 0.1, 1) != (train, held)
 
 
+def test_a_loss_that_is_not_finite_leaves_the_last_good_weights(
+    data, tmp_path, refused, monkeypatch
+):
+    out, right = tmp_path / "run", pretrain.train_epoch
+
+    def train_epoch(forward, optimizer, scaler, images, epoch, *how):
+        if epoch == 2:  # as after a step that was much too long
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return right(forward, optimizer, scaler, images, epoch, *how)
+
+    monkeypatch.setattr(pretrain, "train_epoch", train_epoch)
+    line = refused("pretrain", "--data", data, "--out", out, *PRETRAIN)
+    assert "pretraining, epoch 2" in line
+    rows = read_csv(out / "log.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    load_model(out / "best.pt")  # which refuses weights that are not finite
+    assert not (out / "encoder.pt").exists()
+
+
 def test_early_stopping(data, tmp_path, capsys):
     options = [
         "--width",

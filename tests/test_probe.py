@@ -2,13 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import call
+from helpers_data import write_data
 from scipy import stats
 from sklearn.linear_model import Ridge
 
 from segmentation.analysis.screening import over_splits, screened
+from segmentation.common.precision import Precision
 from segmentation.common.runfiles import read_csv
+from segmentation.data.datafolder import open_data
+from segmentation.data.images import Images
 from segmentation.model import metrics, probe
+from segmentation.model.encoders import PACKAGED
+from segmentation.model.frozen import FrozenHead
 from segmentation.model.probe import Cells
 
 
@@ -114,6 +121,22 @@ def test_principal_components_are_of_unit_variance():
     assert np.cov(components.T) == pytest.approx(np.eye(32), abs=1e-6)
 
 
+def test_masks_lie_on_the_cells_where_images_are_padded(tmp_path):
+    """48 pixels become 64, of which the cells of the first 48 are 6 of 8."""
+    rng, ids = np.random.default_rng(4), ["a", "b", "c"]
+    images = rng.integers(0, 256, (3, 48, 48, 1), dtype=np.uint8)
+    masks = rng.integers(0, 2, (3, 48, 48), dtype=np.uint8)
+    data = open_data(write_data(tmp_path / "data", images, masks, ids, ids[:2], ids[2:]))
+    torch.manual_seed(0)
+    given = FrozenHead(1, PACKAGED), Images(data, ids, "cpu"), masks
+    cells = probe.cells_of(*given, 2, Precision(torch.device("cpu")), lambda count: None)
+    assert cells.x.shape[:2] == cells.shares.shape == (3, 64)
+    blocks = masks.reshape(3, 6, 8, 6, 8).mean((2, 4))
+    assert cells.shares.reshape(3, 8, 8)[:, :6, :6] == pytest.approx(blocks)
+    beside = masks[:, :, -1].reshape(3, 6, 8).mean(2)  # the last column goes on
+    assert cells.shares.reshape(3, 8, 8)[:, :6, 7] == pytest.approx(beside)
+
+
 def test_gains_are_over_splits():
     rng = np.random.default_rng(3)
     parts = [rng.normal(0.02, 0.01, 10) for _ in range(5)]
@@ -155,7 +178,11 @@ def test_the_script(data, clusters, tmp_path, refused, capsys):
     words = ["--data", pool, "--out", out, "--encoder", "tf_efficientnet_lite0"]
     words += ["--encoder-weights", "package", "--device", "cpu", "--budgets", 3, 6, "--splits", 2]
     words += ["--rules", "random", "saal", "kmeans", "pt4al", "patterns"]
+    capsys.readouterr()
     call("probe", *words, "--seeds", 2, "--features", f"small={seen}")
+    printed = capsys.readouterr().out
+    for rule, array in (("pt4al", "pretext_loss"), ("patterns", "patterns")):
+        assert f"small: without {rule}, as it has no {array}; cluster.py makes it with" in printed
     rows = read_csv(out / "probe.csv")
     assert len(rows) == 2 * 2 * 3  # pt4al and patterns have nothing to go by
     assert {(row["rule"], row["features"]) for row in rows} == {
@@ -175,6 +202,12 @@ def test_the_script(data, clusters, tmp_path, refused, capsys):
     fitted = read_csv(tmp_path / "fitted" / "probe.csv")
     assert len(fitted) == 12 and [row["dice"] for row in fitted] != [row["dice"] for row in rows]
     assert [row["area"] for row in fitted] == [row["area"] for row in rows]  # the same choices
+
+    for name in ("budgets", "k"):
+        line = refused("probe", *words, "--features", f"small={seen}", f"--{name}", 33)
+        assert f"--{name} 33: the pool of a split of {pool} has only 32 images" in line
+    plain = ["--rules", "random", "first", "--k", 33, "--seeds", 1, "--out", tmp_path / "plain"]
+    call("probe", *words, "--features", f"small={seen}", *plain)  # no rule uses clusters
 
     few = refused("probe", *words, "--seeds", 1, "--features", f"few={clusters}")
     assert "has no image" in few and "--test-count 0" in few

@@ -1,7 +1,10 @@
 """Recipes: the paper's numbers, the least number of steps, the one-cycle rate."""
 
+import json
+
 import pytest
 import torch
+from conftest import LOOP, call
 
 from segmentation.common.precision import Precision
 from segmentation.model import engine
@@ -31,6 +34,15 @@ def test_a_few_labels_get_more_epochs(images, is_first, steps):
 @pytest.mark.parametrize("is_first", [True, False])
 def test_models_of_a_round_share_its_steps(models, steps, is_first):
     assert {steps_of(Recipe(steps=100), n, is_first, models) for n in (10, 1600)} == {steps}
+
+
+def test_no_steps_mean_epochs(data, tmp_path):
+    """With a recipe that has steps of its own too, and it is recorded."""
+    words = ["--data", data, "--out", tmp_path, *LOOP, "--recipe", "pretrained"]
+    call("active_learning", *words, "--encoder-rate", 1, "--steps", 0, "--rounds", 1)
+    state = json.loads((tmp_path / "state.json").read_text())
+    assert [(entry["labels"], entry["steps"]) for entry in state["rounds"]] == [(12, 9), (17, 15)]
+    assert json.loads((tmp_path / "args.json").read_text())["args"]["steps"] == 0
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_nothing():

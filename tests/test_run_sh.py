@@ -213,7 +213,7 @@ def test_an_official_test_set_in_folders_of_any_name(tmp_path):
         ({"SHARD": "3/2"}, ("train",), "SHARD=3/2 is not a share"),
         ({"SHARD": "0/2"}, ("train",), "SHARD=0/2 is not a share"),
         ({"SHARD": "1/2"}, (), "SHARD=1/2 is for bash run.sh train"),
-        ({"AMP": "bf17"}, (), "invalid choice: 'bf17'"),
+        ({"AMP": "bf17"}, (), "AMP='bf17': give auto, off, bf16 or fp16"),
     ],
 )
 def test_bad_input(tmp_path, settings, words, message):

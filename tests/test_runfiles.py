@@ -1,8 +1,11 @@
 """Seeds, atomic files, stages."""
 
 import argparse
+import io
 import json
 import os
+import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -85,6 +88,38 @@ def test_a_broken_file_is_named(tmp_path, ending, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"x\.{ending}: not "):
         READERS[ending](path)
+
+
+NO_ARCHIVES = {
+    "text": lambda path: path.write_text("hello"),
+    "pickle": lambda path: path.write_bytes(pickle.dumps([1, 2])),
+    "array": lambda path: path.write_bytes(npy(np.zeros(3))),
+    "objects": lambda path: np.savez(path, schema=1, x=np.array([{}], dtype=object)),
+    "text inside": lambda path: zip_of(path, b"hello"),
+    "half an array": lambda path: zip_of(path, npy(np.zeros(30))[:-9]),
+}
+
+
+def npy(values):
+    """The bytes of an .npy file."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def zip_of(path, content):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", content)
+
+
+@pytest.mark.parametrize("kind", NO_ARCHIVES)
+def test_what_is_no_archive_of_arrays_is_said_without_advice_of_numpy(tmp_path, kind):
+    NO_ARCHIVES[kind](tmp_path / "x.npz")
+    with pytest.raises(UserError, match=r"x\.npz: .*; delete it, then run this") as error:
+        runfiles.read_npz(tmp_path / "x.npz", "run this")
+    line = str(error.value)
+    assert "allow_pickle" not in line and "\n" not in line
+    assert "not a readable .npz archive" in line or "holds more than arrays" in line
 
 
 def test_another_schema_is_refused(tmp_path):

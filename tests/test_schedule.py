@@ -58,6 +58,7 @@ def test_calls_of_a_list(data, tmp_path):
         (["--jobs", "0"], "", "argument --jobs: 0 is not a positive number"),
         (["--jobs", "all"], "", "argument --jobs: invalid"),
         ([], "good script.py\n'open script.py\n", "call 2: No closing quotation"),
+        ([], "\none\n", "call 2: one is a name alone"),
     ],
 )
 def test_bad_input(words, lines, message):

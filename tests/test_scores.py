@@ -11,7 +11,9 @@ from segmentation.common.precision import Precision
 from segmentation.common.runfiles import read_csv
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
-from segmentation.model.unet import load_model
+from segmentation.model.encoders import PACKAGED, load_backbone_weights
+from segmentation.model.frozen import FrozenHead
+from segmentation.model.unet import load_model, save_model
 from segmentation.selection.uncertainty import score_entropy
 
 
@@ -61,6 +63,17 @@ def test_a_score_that_is_the_error_or_the_area(data, runs, tmp_path, monkeypatch
     assert float(first["error"]) == pytest.approx(1) and float(second["area"]) == pytest.approx(-1)
     assert third["error"] == third["area"] == ""
     assert "| same | 1 | – | – | – |" in (tmp_path / "scores.md").read_text()
+
+
+def test_a_network_without_dropout(data, tmp_path, capsys):
+    torch.manual_seed(0)
+    head, path = FrozenHead(1, PACKAGED), tmp_path / "weights.pt"
+    load_backbone_weights(head.encoder.body, PACKAGED, "package")
+    save_model(path, head, size=[32, 32])
+    call("scores", "--data", data, "--weights", path, "--out", tmp_path / "out", "--device", "cpu")
+    found = [row["score"] for row in read_csv(tmp_path / "out" / "scores.csv")]
+    assert found == [name for name in scores.SCORES if name not in ("bald", "ceal", "dsal")]
+    assert f"{path}: has no dropout, so bald and ceal are left out" in capsys.readouterr().out
 
 
 def test_what_is_refused(data, runs, tmp_path, refused):

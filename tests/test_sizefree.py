@@ -130,6 +130,7 @@ def test_spread_takes_turns():
     strata = np.array([0, 0, 0, 1, 1, 2])
     assert sizefree.spread(strata, np.array([2, 1, 4, 0, 5, 3]), 6).tolist() == [2, 4, 5, 1, 3, 0]
     assert sizefree.spread(strata, np.array([2, 1, 4, 0, 5, 3]), 2).tolist() == [2, 4]
+    assert sizefree.spread(np.array([0, 1, 1, 0]), np.arange(4), 3).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("budget", [1, 5, 7, 40])

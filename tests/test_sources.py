@@ -651,7 +651,8 @@ def test_lists_that_are_wrong(tmp_path, refused):
     (tmp_path / "x.json").write_text('{"schema": 1, "pool": []}')
     assert "has no list of test images" in refused(*words[:-1], tmp_path / "x.json")[0]
     path.write_text("A001\n")
-    assert "--test-list sets the split" in refused(*words, "--test-count", 2)[0]
+    for count in (0, 2):
+        assert "--test-list sets the split" in refused(*words, "--test-count", count)[0]
     assert "--demo" in refused("--demo", 5, "--out", tmp_path / "d", "--test-list", path)[0]
 
 

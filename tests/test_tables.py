@@ -172,6 +172,14 @@ def test_synthetic_data_is_labelled(tmp_path, monkeypatch):
         assert (tmp_path / "tables" / name).read_text().startswith("**Synthetic demo data")
 
 
+def test_a_byte_order_mark_of_a_spreadsheet_changes_nothing(runs):
+    before, _ = read_runs(runs)
+    for path in runs.rglob("metrics.csv"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    for one, other in zip(read_runs(runs)[0], before, strict=True):
+        assert one.means == other.means and np.array_equal(one.dice, other.dice)
+
+
 def test_bad_input(runs, tmp_path):
     def message(arms=None, folder=runs):
         with pytest.raises(UserError) as error:

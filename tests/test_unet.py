@@ -5,6 +5,8 @@ import torch
 
 from segmentation.common.runfiles import UserError
 from segmentation.common.stages import write_torch
+from segmentation.model.encoders import PACKAGED
+from segmentation.model.frozen import FrozenHead
 from segmentation.model.losses import deep_supervision_loss, segmentation_loss
 from segmentation.model.unet import (
     UNet,
@@ -118,6 +120,12 @@ def test_weights_of_another_network_are_refused(tmp_path, other, word):
     save_model(tmp_path / "best.pt", make(**other))
     with pytest.raises(UserError, match=f"best.pt: weights of .*{word}"):
         warm_start(make(), tmp_path / "best.pt", "all")
+
+
+def test_weights_of_a_frozen_run_have_no_decoder(tmp_path):
+    save_model(tmp_path / "weights.pt", FrozenHead(1, PACKAGED))
+    with pytest.raises(UserError, match=r"weights\.pt: has no decoder.* --init all needs; give"):
+        warm_start(make(encoder=PACKAGED), tmp_path / "weights.pt", "all")
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segmentation.analysis.page import data_uri, element, picture
-from segmentation.common.pictures import contours, jpeg
+from segmentation.common.pictures import contours, jpeg, needs_log
 
 WIDTH, HEIGHT = 380, 250  # units of the drawing; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 10, 38
@@ -35,17 +35,12 @@ def nice_ticks(low, high, most=6):
 
 def label_ticks(labels):
     """Numbers of labels to write below the axis: those far enough from the one before."""
-    chosen, log = [], is_log(labels)
+    chosen, log = [], needs_log(labels)
     for number in sorted(set(labels)):
         gap = max(labels) / 9 if not log else 0.22 * number
         if not chosen or number - chosen[-1] >= gap:
             chosen.append(number)
     return chosen
-
-
-def is_log(labels):
-    """Whether an axis of these numbers of labels is logarithmic."""
-    return max(labels) >= 8 * min(labels)
 
 
 class Scale(NamedTuple):
@@ -162,7 +157,7 @@ def learning_curves(curves, alt, shared=None):
     bottom = HEIGHT - BOTTOM
     y, y_ticks = curve_scale([i for points in shared.values() for _, i in points], bottom)
     steps = [n for points in shared.values() if len(points) > 1 for n, _ in points] or labels
-    x = Scale(min(steps), max(steps), LEFT + 16, WIDTH - RIGHT - 16, is_log(steps))
+    x = Scale(min(steps), max(steps), LEFT + 16, WIDTH - RIGHT - 16, needs_log(steps))
     ticks = [(n, f"{n:g}") for n in label_ticks(steps)]
     parts = frame(x, y, ticks, y_ticks, "labelled images", "Dice, %", bottom)
     for number, points in enumerate(curves.values()):

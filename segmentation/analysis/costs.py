@@ -89,7 +89,7 @@ def cost_markdown(rows):
 
 
 def sum_text(row, name):
-    """`38.2 ± 1.3 (0.91)`: the sum of a cost, and its mean for one label."""
+    """`38.2 ± 1.3 (0.910)`: the sum of a cost, and its mean for one label."""
     total = plus_minus(row[f"{name}_mean"], row[f"{name}_sd"], scale=1)
     return f"{total} ({row[f'{name}_mean'] / row['labels']:.3f})"
 

@@ -36,7 +36,7 @@ def scalars(run):
                 done += int(steps)
                 yield training.name, "training/loss", float(loss), done
             for kind, columns in ((training.measured, entry.metrics), ("folds", entry.folds)):
-                for name in (*metrics.NAMES, "expected_dice"):
+                for name in (*metrics.NAMES, "confidence"):
                     if name in columns:
                         mean = float(columns[name].mean())
                         yield training.name, f"{kind}/{name}", mean, entry.labels

@@ -7,7 +7,7 @@ from segmentation.analysis.cases import outlined, typical_cases
 from segmentation.analysis.estimates import dice_text, equal_parts, mean_dice
 from segmentation.analysis.page import element, figure, missing, paragraph, table
 from segmentation.analysis.page_words import count_of, last_measured
-from segmentation.common.runfiles import UserError
+from segmentation.common.runfiles import UserError, round_name
 from segmentation.model import metrics
 from segmentation.model.finish import Finish
 from segmentation.model.unet import load_model
@@ -54,7 +54,7 @@ def draw(run, closer, last, chosen):
     if run.data is None:
         return None, "The data folder is not there, so the cases have no pictures."
     if last.weights is None:
-        return None, f"round_{last.number:02d} has no weights.pt, so the cases have no pictures."
+        return None, f"{round_name(last.number)} has no weights.pt, so the cases have no pictures."
     try:
         model = load_model(last.weights)
         if model.in_channels != run.data.channels:

@@ -118,7 +118,7 @@ def file_list(files):
 
 def reason(row):
     """Why a file was left out, or what else there is to know."""
-    return row.get("notes") or row.get("reason") or ""
+    return row.get("notes") or ""
 
 
 def file_table(rows, caption):

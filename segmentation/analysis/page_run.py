@@ -11,7 +11,8 @@ from segmentation.analysis.page import (
     settings_list,
     table,
 )
-from segmentation.analysis.page_words import count_of, duration, seconds_of, short_list, value_text
+from segmentation.analysis.page_words import count_of, seconds_of, short_list, value_text
+from segmentation.common.pace import duration
 
 
 def what_was_run(run):

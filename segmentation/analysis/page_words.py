@@ -1,4 +1,4 @@
-"""The words of the report: numbers, intervals, times and lists as text."""
+"""The words of the report: numbers, intervals and lists as text."""
 
 
 def count_of(count, noun):
@@ -12,14 +12,6 @@ def correlation_text(correlation):
         return "not defined, because all images have the same value"
     value, low, high = correlation
     return f"{value:+.2f} " + ("[no interval]" if low is None else f"[{low:+.2f}, {high:+.2f}]")
-
-
-def duration(seconds):
-    """`42 s`, `3 min 20 s` or `2.4 h`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{seconds / 3600:.1f} h"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def seconds_of(log):

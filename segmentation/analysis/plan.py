@@ -8,13 +8,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from segmentation.analysis.grammar import PRETRAINED, parse
-from segmentation.common.runfiles import UserError
+from segmentation.analysis.grammar import PRETRAINED, parse, without_draw
+from segmentation.common.runfiles import UserError, round_name
+from segmentation.common.schemas import repeated
 
 STAGES = {  # of run.sh -> the steps of each, in order
     "prepare": ("data", "pretrain", "cluster"),
     "train": ("train",),
-    "tables": ("tables", "choices", "diagnose", "evaluate"),
+    "tables": ("choices", "tables", "diagnose", "evaluate"),
 }
 
 
@@ -35,18 +36,40 @@ AS_THEY_ARE = (  # settings of an arm that are options of active_learning.py
 # Hyperparameters ----------------------------------------------------------------------------------
 
 
-NATURAL, NUMBER = r"\d+", r"\d+(\.\d*)?(e-?\d+)?"
+NATURAL, POSITIVE = "[0-9]+", "0*[1-9][0-9]*"
+NUMBER = r"[0-9]+(\.[0-9]*)?(e-?[0-9]+)?"
+COUNT = (POSITIVE, "a number from 1 on")
 SETTINGS = {  # name -> (what it must match, in words)
     "GRAY": ("[01]", "1 for grayscale or 0 for colour"),
     "LINK_COPIES": ("[01]", "1 to keep copies of a photograph on one side of the split, or 0"),
     "DETERMINISTIC": ("[01]", "1 for the same bytes in each call on a GPU, or 0"),
+    "MIXED": ("[01]", "1 for tables also of runs that different code has made, or 0"),
     "SEEDS": (rf"\s*{NATURAL}(\s+{NATURAL})*\s*", "numbers such as '0 1 2'"),
-    "SIZE": (r"\d+(x\d+)?", "pixels, such as 64 or 192x240"),
+    "SIZE": (r"[0-9]+(x[0-9]+)?", "pixels, such as 64 or 192x240"),
+    "SPLIT_SEED": (f"-?{NATURAL}", "a number"),
+    "TEST_COUNT": (f"({NATURAL})?", "a number, or nothing"),
     "INIT": ("none|encoder|all", "none, encoder or all"),
     "PRE_SEED": (rf"{NATURAL}|each", "a number or each"),
     "PRE_LR": (NUMBER, "a number such as 0.001"),
+    "PRE_OPTIMIZER": ("sgd|adam", "sgd or adam"),
     "LR": (f"({NUMBER})?", "a number such as 0.001, or nothing"),
-    "JOBS": (r"auto|[1-9]\d*", "auto or a number from 1 on"),
+    "POOLING": ("[12]", "1 or 2"),
+    "PCA": (NATURAL, "a number of dimensions; 0 for no PCA"),
+    "INITIAL": (f"({POSITIVE}|all)?", "a number from 1 on, all, or nothing"),
+    "ROUNDS": (NATURAL, "a number from 0 on"),
+    "RECIPE": ("paper|strong|pretrained", "paper, strong or pretrained"),
+    "STEPS": (f"({NATURAL})?", "a number, or nothing"),
+    "DROPOUT": (r"0?\.[0-9]+|0\.?", "a number from 0 to less than 1, such as 0.5"),
+    "AMP": ("auto|off|bf16|fp16", "auto, off, bf16 or fp16"),
+    "COMPILE": ("off|on|graphs", "off, on or graphs"),
+    "DEVICE": ("auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N"),
+    "JOBS": (r"auto|[1-9][0-9]*", "auto or a number from 1 on"),
+    **dict.fromkeys(("WIDTH", "DEMO_IMAGES", "K", "PER_ROUND", "PASSES"), COUNT),
+    **dict.fromkeys(("PRE_EPOCHS", "PRE_PATIENCE", "PRE_BATCH", "PRE_PROCESSES"), COUNT),
+    **dict.fromkeys(
+        ("POOL_COUNT", "EPOCHS", "MIN_STEPS", "EPOCHS_ROUND", "FULL_EPOCHS", "BATCH", "CHOICES"),
+        (f"({POSITIVE})?", "a number from 1 on, or nothing"),
+    ),
 }
 
 
@@ -63,6 +86,8 @@ class Table:
         name, baseline, *arms = [*line.split(), "", ""][: max(2, len(line.split()))]
         if not arms:
             raise UserError(f"TABLES: {line.strip()!r} has no arms; give NAME BASELINE ARM...")
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise UserError(f"TABLES: {name!r} is no name for a folder; give letters and digits")
         arms = dict.fromkeys(parse(arm) for arm in arms)
         draws = baseline.removesuffix("+draws")  # the mean of ARM+draw1, ARM+draw2, ...
         with contextlib.suppress(UserError):  # a word that is no arm, such as none
@@ -72,10 +97,9 @@ class Table:
     @property
     def has_baseline(self):
         """Whether the baseline is among the arms."""
-        names = [arm.name for arm in self.arms]
-        draw = re.compile(re.escape(self.baseline.removesuffix("s")) + r"\d+(\+|$)")
-        is_draws = self.baseline.endswith("+draws")
-        return self.baseline in names or (is_draws and any(map(draw.match, names)))
+        names = {arm.name for arm in self.arms}
+        means = {f"{name}+draws" for name in map(without_draw, names) if name}
+        return self.baseline in names | means
 
 
 class Values(dict):
@@ -93,12 +117,21 @@ class Values(dict):
         for name, (fits, what) in SETTINGS.items():
             if not re.fullmatch(fits, self[name]):
                 raise UserError(f"{name}={self[name]!r}: give {what}")
+        for name, words in {
+            "SEEDS": list(map(int, self["SEEDS"].split())),
+            "TABLES": [table.name for table in self.tables()],
+        }.items():
+            if repeated(words) is not None:
+                raise UserError(f"{name}: {repeated(words)} stands there twice; give it once")
+        for name in ("ENCODER_WEIGHTS", "IMAGENET"):
+            if self[name] not in ("", "imagenet", "package") and not Path(self[name]).is_file():
+                raise UserError(f"{name}={self[name]}: no such file; give one, imagenet or package")
         numbers = [("BUDGETS", self["BUDGETS"])]
         for arm in self.arms():
             numbers.append(("OTHER_BUDGETS", self.budgets(arm)))
         for name, text in numbers:
             words = text.split()
-            fits = all(word.isdigit() and int(word) for word in words)
+            fits = all(re.fullmatch(POSITIVE, word) for word in words)
             if not fits or sorted(set(words), key=int) != words:
                 raise UserError(f"{name}: {text.strip()!r} is no list of increasing numbers")
 
@@ -115,7 +148,8 @@ class Values(dict):
 
     def first_budget(self):
         """The number of labels of a cold start."""
-        return self["INITIAL"] or self["BUDGETS"].split()[0]
+        budgets = self["BUDGETS"].split()
+        return budgets[0] if budgets else self["INITIAL"]
 
     def data_out(self):
         """The data folder."""
@@ -134,8 +168,11 @@ class Values(dict):
         return self["SEEDS"].split() if self["PRE_SEED"] == "each" else [self["PRE_SEED"]]
 
     def tables(self):
-        """The lines of TABLES."""
-        return [Table.of(line) for line in self["TABLES"].splitlines() if line.strip()]
+        """The lines of TABLES. UserError if there is none."""
+        tables = [Table.of(line) for line in self["TABLES"].splitlines() if line.strip()]
+        if not tables:
+            raise UserError("TABLES: is empty; give NAME BASELINE ARM...")
+        return tables
 
     def arms(self):
         """The arms of all tables, each once, in order."""
@@ -361,7 +398,7 @@ def evaluate_calls(values):
     first = f"{values.arms()[0].name}/seed{values['SEEDS'].split()[0]}"
     runs = Path(values["RUN"]) / "seg"
     found = sorted((runs / first).rglob("weights.pt")) or sorted(runs.rglob("weights.pt"))
-    weights = found[-1] if found else runs / first / "round_00" / "weights.pt"
+    weights = found[-1] if found else runs / first / round_name(0) / "weights.pt"
     words = ["segmentation/evaluate.py", "--data", values.data_out(), "--weights", str(weights)]
     words += ["--split", "test", "--out", f"{values['RUN']}/evaluate"]
     yield "evaluate", [*words, *values.options(device="DEVICE")]

@@ -23,7 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from segmentation.analysis.runs import is_finished
-from segmentation.common.runfiles import UserError, read_csv, read_json, read_npz, sha256_file
+from segmentation.common.runfiles import (
+    UserError,
+    read_csv,
+    read_json,
+    read_npz,
+    round_name,
+    sha256_file,
+)
 from segmentation.data.datafolder import Data, open_data
 
 BELOW = ("", "/seed*", "/round_*")  # where the folder of a kind of stage has its stages
@@ -223,7 +230,7 @@ def training(run, folder):
 def read_round(run, folder, entry, labelled):
     """The Round of an entry of a state's rounds."""
     number = entry["round"]
-    place = folder / f"round_{number:02d}"
+    place = folder / round_name(number)
     columns = {}
     for name in ("log", "metrics", "folds"):
         path = place / f"{name}.csv"

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from segmentation.analysis.grammar import without_draw
-from segmentation.common.runfiles import UserError, read_csv, read_json
-from segmentation.common.schemas import State, read_checked
+from segmentation.common.runfiles import UserError, read_csv, read_json, round_name
+from segmentation.common.schemas import ABOUT_1, State, read_checked
 from segmentation.data.cost import Cost
 from segmentation.model import metrics
 
@@ -140,7 +140,7 @@ def first_labels(run_folder, budget):
 
 def round_path(run_folder, entry, name):
     """A file of an entry of a state's list of rounds."""
-    return run_folder / f"round_{entry['round']:02d}" / name
+    return run_folder / round_name(entry["round"]) / name
 
 
 def read_run(run_folder, state, test_ids):
@@ -198,16 +198,19 @@ def read_costs(path):
 
 def read_metrics(path):
     """A metrics.csv as a dict id -> dict of floats. UserError where it is incomplete."""
-    return read_numbers(path, {**dict.fromkeys(metrics.NAMES, 1), "hd95": np.inf})
+    most = {**dict.fromkeys(metrics.NAMES, 1), "hd95": np.inf}
+    return read_numbers(path, most, confidence=ABOUT_1)
 
 
-def read_numbers(path, most):
+def read_numbers(path, most, **newer):
     """A CSV file as a dict id -> dict of floats, of its columns in `most`.
 
-    UserError where a row or column is missing, an image is there twice, or a value is not a finite
-    number from 0 to `most` of its column.
+    Columns in `newer`, of the same kind, may be missing. UserError where a row or another
+    column is missing, an image is there twice, or a value is not a finite number from 0 to `most`
+    of its column.
     """
     rows = read_csv(path, fix=FIX)
+    most = most | {name: end for name, end in newer.items() if rows and name in rows[0]}
     for name in ("id", *most):
         if not rows or name not in rows[0]:
             raise UserError(f"{path}: has no row or no column {name}; {FIX}")

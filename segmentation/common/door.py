@@ -1,7 +1,8 @@
 """The door of every script: what the outside world can cause becomes one line and an exit code.
 
-0 done, 2 bad input or a full disk, 130 stopped by Ctrl-C, 143 by SIGTERM (`kill`). What only a
-mistake in the code can cause stays a traceback.
+0 done, 2 bad input or a full disk, 130 stopped by Ctrl-C, 141 a pipe that nobody reads any more,
+143 stopped by SIGTERM (`kill`). Two scripts have one of their own: 1 predict.py could not read some
+images, 3 annotate.py awaits outlines. What only a mistake in the code can cause stays a traceback.
 """
 
 import contextlib
@@ -44,7 +45,8 @@ def run_script(main):
     except UserError as error:
         leave(2, f"error: {error}")
     except Stopped as stop:
-        leave(128 + stop.number, said(stop.number))
+        say(stop.number)
+        leave(128 + stop.number)
     except BrokenPipeError:  # `| head` has seen enough
         discard(sys.stdout)
         sys.exit(128 + signal.SIGPIPE)
@@ -58,6 +60,8 @@ def run_script(main):
         if "does not have a deterministic implementation" in str(error):  # torch's, on a GPU
             name = str(error).split()[0]
             leave(2, f"error: --deterministic: {name} has no such algorithm; leave it out")
+        if "DefaultCPUAllocator: " in str(error):  # torch's, on a CPU
+            leave(2, "error: the memory is full; free some, or give a smaller --batch or --width")
         if type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
             raise
         leave(2, "error: the memory of the GPU is full; give a smaller --batch or another --device")
@@ -65,13 +69,14 @@ def run_script(main):
         lock.release()
 
 
-def leave(code, line):
-    """End with a line on stderr."""
+def leave(code, line=""):
+    """End with a line on stderr, if there is one."""
     try:
         sys.stdout.flush()
     except OSError:  # what is left goes nowhere; Python would try again, and exit with 120
         discard(sys.stdout)
-    print(line, file=sys.stderr)
+    if line:
+        print(line, file=sys.stderr)
     sys.exit(code)
 
 
@@ -84,17 +89,19 @@ def leave_at_once():
     """Until `run_script`, while modules are imported, a signal ends the process with its line."""
 
     def now(number, frame):
-        print(said(number), file=sys.stderr)
+        say(number)
         os._exit(128 + number)
 
     for number in heeded():
         signal.signal(number, now)
 
 
-def said(number):
-    """The line about a signal."""
+def say(number):
+    """Print the line about a signal, unless run.sh or gpu.sh has called, which says it."""
+    if os.environ.get("QUIET_STOP"):
+        return
     name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-    return f"stopped by {name}; the same command goes on from here"
+    print(f"stopped by {name}; the same command goes on from here", file=sys.stderr, flush=True)
 
 
 def heeded():
@@ -137,7 +144,7 @@ def signals():
                 while reader.recv(1):
                     pass
                 return  # it has left
-            print(said(number), file=sys.stderr, flush=True)
+            say(number)
             os._exit(128 + number)
 
     reader, writer = socket.socketpair()

@@ -1,15 +1,14 @@
-"""How long work will take, said early."""
+"""How long work will take, said early, and times in words."""
 
 WARM = 10  # optimizer steps after which the time of a step is known; the first one is slower
 SHORT = 60  # seconds; nothing is said of work that takes less
 
 
 def duration(seconds):
-    """Seconds in words: 45 s, 7 min, 2 h 5 min."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
+    """Seconds in words, in whole minutes from one minute on: 45 s, 7 min, 2 h 5 min."""
+    if round(seconds) < 60:
         return f"{round(seconds)} s"
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 

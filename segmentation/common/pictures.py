@@ -465,7 +465,7 @@ def styles():
 
 
 def needs_log(labels):
-    """Whether numbers of labels span a factor of 8 or more."""
+    """Whether an axis of these numbers is logarithmic: they span a factor of 8 or more."""
     return bool(labels) and max(labels) >= 8 * min(labels)
 
 

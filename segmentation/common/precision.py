@@ -22,10 +22,10 @@ WORKSPACES = (":4096:8", ":16:8")  # those with which cuBLAS is deterministic
 COMPILE = {"off": None, "on": "default", "graphs": "reduce-overhead"}
 
 
-def add_options(parser, default="auto"):
+def add_options(parser):
     """Add the options that `Precision.of` reads."""
     add = parser.add_argument
-    add("--amp", choices=("auto", *AMP), default=default, help="mixed precision; auto: on CUDA")
+    add("--amp", choices=("auto", *AMP), default="auto", help="mixed precision; auto: on CUDA")
     add("--compile", choices=COMPILE, default="off", help="torch.compile; graphs: CUDA graphs too")
     add(
         "--tf32",

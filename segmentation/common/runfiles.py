@@ -12,6 +12,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TextIO
 
@@ -44,6 +45,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_argument(self, *names, **kwargs):
+        if kwargs.get("type") is Path:
+            kwargs["type"] = named
         if kwargs.get("default") not in (None, "", argparse.SUPPRESS) and "help" in kwargs:
             kwargs["help"] += " (default: %(default)s)"
         return super().add_argument(*names, **kwargs)
@@ -53,6 +56,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def named(text):
+    """An argparse type: a Path. An empty text, as of a variable that is not set, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a name")
+    return Path(text)
 
 
 def positive(text):
@@ -112,6 +122,11 @@ def numpy_rng(seed, *names):
 
 
 # Files ------------------------------------------------------------------------------------------
+
+
+def round_name(number):
+    """The name of the folder of a round: round_00, round_01, ..."""
+    return f"round_{number:02d}"
 
 
 @contextlib.contextmanager
@@ -200,13 +215,23 @@ def read_npz(path, fix="run the stage that writes it"):
     path = Path(path)
     try:
         # of a broken file that it has opened itself, numpy leaves the file open
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle, and say how
+                raise zipfile.BadZipFile("it is no archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                content = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {fix}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}); delete it, then {fix}") from None
-    if content.pop("schema", None) != SCHEMA:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "allow_pickle" in reason:  # numpy's advice would run what a stranger's file says
+            reason = "it holds more than arrays of plain values"
+        what = f"not a readable .npz archive ({reason})"
+        raise UserError(f"{path}: {what}; delete it, then {fix}") from None
+    if not all(isinstance(values, np.ndarray) for values in content.values()):
+        raise UserError(f"{path}: holds more than arrays; delete it, then {fix}")
+    if not np.array_equal(content.pop("schema", None), SCHEMA):
         raise UserError(f"{path}: not a file of schema {SCHEMA}; delete it, then {fix}")
     return content
 

@@ -11,6 +11,11 @@ from segmentation.common.runfiles import UserError, read_json
 
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+ABOUT_0, ABOUT_1 = -1e-9, 1 + 1e-9  # ends of what is from 0 to 1, but for rounding
+Share = Annotated[float, Field(ge=ABOUT_0, le=ABOUT_1)]
+Side = Annotated[int, Field(ge=32, multiple_of=16)]
+Size = Annotated[list[Side], Field(min_length=2, max_length=2)]  # as preprocess.py allows
 
 
 def repeated(names):
@@ -83,7 +88,7 @@ class Label(Content):
 
     id: Name
     round: Count
-    score: float | int | None = None
+    score: Finite | None = None
     source: str = ""
 
 
@@ -117,11 +122,60 @@ class State(Content):
         if len(self.rounds) > self.rounds_planned + 1:
             raise ValueError(f"it has {len(self.rounds)} rounds, more than planned")
         for entry in self.rounds:
-            count = sum(label.round <= entry.round for label in self.labelled)
-            if count != entry.labels:
-                raise ValueError(f"round {entry.round} has {entry.labels} labels, listed: {count}")
+            own = [label.id for label in self.labelled if label.round <= entry.round]
+            if len(own) != entry.labels:
+                listed = f"{entry.labels} labels, listed: {len(own)}"
+                raise ValueError(f"round {entry.round} has {listed}")
+            twice = repeated([*own, *entry.pseudo])
+            if twice is not None:
+                raise ValueError(f"round {entry.round} trains on {twice} twice")
         if any(label.round >= len(self.rounds) for label in self.labelled):
             raise ValueError("it has labels of a round that is not done")
+        return self
+
+
+class Architecture(Content):
+    """Of a weights file: the arguments to build its network; older files have fewer."""
+
+    in_channels: Literal[1, 3]
+    out_channels: Annotated[int, Field(ge=1)] = 1
+    width: Annotated[int, Field(ge=1)] = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    heads: bool = False
+    scale: Finite = 1.0
+    encoder: Name = "paper"
+    frozen: bool = False
+
+
+class Finished(Content):
+    """finish.Finish, as a file says it. A finish that is not known here is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    views: bool = False
+    largest: bool = False
+
+
+class Extra(Content):
+    """Of a weights file: what it says besides the network; older files say less."""
+
+    size: Size | None = None
+    finish: Finished = Finished()
+
+
+class Exported(Content):
+    """What an ONNX file of export.py says besides the network."""
+
+    size: Size
+    channels: Literal[1, 3]
+    finish: Finished
+    pairs: list[Annotated[list[Share], Field(min_length=2, max_length=2)]]
+    reference: list[list[Finite]] | None
+
+    @model_validator(mode="after")
+    def rows_are_equally_long(self):
+        if len({len(row) for row in self.reference or ()}) > 1:
+            raise ValueError("reference has rows of different lengths")
         return self
 
 
@@ -150,7 +204,11 @@ class Annotation(Content):
 
 def read_checked(path, schema, fix):
     """The content of a JSON file, a dict that fits the `schema`. UserError says what does not."""
-    content = read_json(path, fix)
+    return checked(read_json(path, fix), path, schema, fix)
+
+
+def checked(content, path, schema, fix):
+    """The `content` of a file, if it fits the `schema`. UserError says what does not."""
     try:
         schema.model_validate(content)
     except ValidationError as error:

@@ -293,8 +293,6 @@ def verify(out, sources):
         top = 1 if data.has_mask[name] else 0
         if data.masks[row].max() > top:
             raise UserError(f"{out / 'masks.npy'}: row {row} ({name}) is not a mask; {AGAIN}")
-    if sorted(set(data.ids)) != data.ids:
-        raise UserError(f"{out / 'manifest.json'}: its ids are not sorted and unique; {AGAIN}")
     verify_splits(out, manifest, splits)
     verify_lines(out, manifest)
     if not sources:
@@ -310,15 +308,9 @@ def verify(out, sources):
 
 
 def verify_splits(out, manifest, splits):
-    """UserError if an id is in two lists or unknown, if linked images are on both sides, or if a
-    near copy is tested.
-    """
+    """UserError if linked images are on both sides, or if a near copy is tested."""
     path = out / "splits.json"
-    test = splits["test"] + splits.get("waiting", [])
-    listed = splits["pool"] + test + splits["dropped"]
-    if len(set(listed)) < len(listed) or not set(listed) <= {row["id"] for row in manifest["rows"]}:
-        raise UserError(f"{path}: lists an id twice or an unknown id; {AGAIN}")
-    pool, test = set(splits["pool"]), set(test)
+    pool, test = set(splits["pool"]), {*splits["test"], *splits.get("waiting", [])}
     for unit in linked(manifest):
         if pool.intersection(unit) and test.intersection(unit):
             names = ", ".join(unit[:3])

@@ -130,7 +130,7 @@ def open_data(folder):
         try:
             arrays[name] = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: not readable ({error}); {FIX} again") from None
+            raise UserError(f"{path}: not readable ({error}); {AGAIN}") from None
         if arrays[name].shape != expected or arrays[name].dtype != np.uint8:
             raise UserError(
                 f"{path}: is {arrays[name].dtype} {arrays[name].shape}, but the manifest says "

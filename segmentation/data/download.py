@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from tqdm import tqdm
 
 from segmentation.common.runfiles import UserError, sha256_file, write_text
+from segmentation.data.formats import LARGEST
 from segmentation.data.sources import picture_files
 
 ISIC_URL = "https://isic-challenge-data.s3.amazonaws.com/2017"
@@ -80,7 +81,12 @@ def receive(answer, part, have, total):
 
 
 def check_entry(archive, entry):
-    """UserError if an entry of a zip archive is a link or would be written outside the folder."""
+    """UserError if an entry of a zip archive is a link, leads outside the folder, or is huge."""
+    if entry.file_size > LARGEST:
+        raise UserError(
+            f"{archive}: its entry {entry.filename!r} has {entry.file_size >> 20} MB unpacked, "
+            f"more than {LARGEST >> 20}; do not use this archive, check --url"
+        )
     path = PurePosixPath(entry.filename.replace("\\", "/"))
     link = stat.S_ISLNK(entry.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path)) or link:

@@ -39,6 +39,7 @@ from segmentation.data.runlengths import brush_bytes, coco_counts, counts_to_tex
 LABEL = "lesion"
 LOCAL_FILES = "/data/local-files/?d="  # how Label Studio addresses files of its own disk
 FROM_NAME, TO_NAME = "lesion_mask", "image"
+MODEL = "SAAL"  # whose predictions drafts are
 CONFIG = f"""<View>
   <Image name="{TO_NAME}" value="$image" zoom="true"/>
   <BrushLabels name="{FROM_NAME}" toName="{TO_NAME}">
@@ -46,8 +47,9 @@ CONFIG = f"""<View>
   </BrushLabels>
 </View>
 """
-LABELMAP = f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{LABEL}:250,50,83::\n"
 COLOURS = {"SegmentationClass": (250, 50, 83), "SegmentationObject": (128, 0, 0)}
+CLASS_COLOUR = ",".join(map(str, COLOURS["SegmentationClass"]))
+LABELMAP = f"# label:color_rgb:parts:actions\nbackground:0,0,0::\n{LABEL}:{CLASS_COLOUR}::\n"
 
 
 class Draft(NamedTuple):
@@ -193,21 +195,19 @@ def coco_annotation(number, mask):
 # Label Studio -----------------------------------------------------------------------------------
 
 
-def write_label_studio(folder, drafts, address=LOCAL_FILES, model="SAAL"):
+def write_label_studio(folder, drafts):
     """Write tasks.json, to be imported, and config.xml, the labelling set-up that belongs to it.
 
-    The percent-encoded names are appended to `address`: by default LOCAL_FILES, to which the folder
-    of the images can be added, relative to Label Studio's LOCAL_FILES_DOCUMENT_ROOT, such as
-    LOCAL_FILES + "photos/"; or one of a server, such as "https://HOST/photos/". Drafts appear as
-    predictions of `model`; a person's submitted annotation starts from a copy of it.
+    The folder of the images is Label Studio's LOCAL_FILES_DOCUMENT_ROOT. Drafts appear as
+    predictions; a person's submitted annotation starts from a copy of one.
     """
     folder = Path(folder)
     with atomic(folder / "tasks.json") as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("[")
         for number, draft in enumerate(checked(drafts)):
-            task: dict = {"data": {"image": address + quote(draft.name)}}
+            task: dict = {"data": {"image": LOCAL_FILES + quote(draft.name)}}
             if draft.mask is not None:
-                task["predictions"] = [{"model_version": model, "result": brush_result(draft.mask)}]
+                task["predictions"] = [{"model_version": MODEL, "result": brush_result(draft.mask)}]
             file.write((",\n" if number else "\n") + json.dumps(task, separators=(",", ":")))
         file.write("\n]\n")
     write_text(folder / "config.xml", CONFIG)

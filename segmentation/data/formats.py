@@ -77,11 +77,6 @@ class Outlines(NamedTuple):
     notes: list  # of str, on images that were not outlined
 
 
-def drawings(path):
-    """The Drawings in a file of any of these tools. UserError as in `read`."""
-    return read(path).drawings
-
-
 def read(path):
     """Read a file of any of these tools -> Outlines.
 
@@ -445,7 +440,17 @@ def fill_percent(points, size):
 
 # CVAT -------------------------------------------------------------------------------------------
 
+LARGEST = 256 << 20  # bytes of an entry of an archive, unpacked; a large picture has tens of MB
 CVAT_PICTURE = re.compile(r"(?!__MACOSX)(.*/)?SegmentationClass/(.+)\.png$", re.IGNORECASE)
+
+
+def read_entry(archive, name):
+    """The bytes of an entry of a ZipFile. ValueError if they are more than LARGEST."""
+    size = archive.getinfo(name).file_size
+    if size > LARGEST:
+        raise ValueError(f"{name} has {size >> 20} MB unpacked, more than {LARGEST >> 20}")
+    with archive.open(name) as file:
+        return file.read(max(1, size))  # without a number it unpacks all, whatever the size says
 
 
 def read_cvat(_, path):
@@ -455,11 +460,11 @@ def read_cvat(_, path):
         entries = archive.namelist()
         pictures = {m[2]: m[0] for m in map(CVAT_PICTURE.match, entries) if m}
         maps = [entry for entry in entries if PurePosixPath(entry).name == "labelmap.txt"]
-        labels = label_map(archive.read(maps[0]).decode("utf-8-sig")) if maps else None
+        labels = label_map(read_entry(archive, maps[0]).decode("utf-8-sig")) if maps else None
         listed = []
         for entry in entries:
             if "ImageSets/" in entry and entry.endswith(".txt"):
-                listed += archive.read(entry).decode("utf-8-sig").splitlines()
+                listed += read_entry(archive, entry).decode("utf-8-sig").splitlines()
         for name, entry in pictures.items():
             with archive.open(entry) as file, described(path, name), Image.open(file) as picture:
                 size = (picture.height, picture.width)
@@ -486,7 +491,9 @@ def cvat_part(path, entry, labels, size):
     Black means background if no label has it. Without labelmap.txt everything else is lesion. A
     picture of one channel can hold the numbers of the labels in place of their colours.
     """
-    with zipfile.ZipFile(path) as archive, Image.open(io.BytesIO(archive.read(entry))) as picture:
+    with zipfile.ZipFile(path) as archive:
+        content = read_entry(archive, entry)
+    with Image.open(io.BytesIO(content)) as picture:
         values = np.asarray(picture.convert("RGB"))
         numbers = np.asarray(picture) if picture.mode in ("L", "1") else None
     if values.shape[:2] != size:

@@ -50,11 +50,9 @@ class TimmEncoder(nn.Module):
     std: torch.Tensor
 
     def __init__(self, name):
-        import timm  # takes seconds
-
         super().__init__()
         try:
-            self.body = timm.create_model(name, pretrained=False, features_only=True)
+            self.body = made_by_timm(name, pretrained=False, features_only=True)
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -91,6 +89,19 @@ class TimmEncoder(nn.Module):
         for level in range(1, len(self.level_channels) - len(maps)):
             levels.append(padded[:, :0, :: 2**level, :: 2**level])
         return [*levels, *maps]
+
+
+def made_by_timm(name, **options):
+    """timm's network of a name in its list. RuntimeError, as timm's own, for any other.
+
+    Such as hf-hub:OWNER/NAME and local-dir:FOLDER, for which timm would use the network or read
+    the folder, even if it was a stranger's weights file that said so.
+    """
+    import timm  # takes seconds
+
+    if not (isinstance(name, str) and timm.is_model(name)):
+        raise RuntimeError(f"Unknown model ({name})")
+    return timm.create_model(name, **options)
 
 
 def config_of(name):
@@ -207,10 +218,8 @@ def packaged(name):
 
 def downloaded(name):
     """timm's own weights, from its hub or from where an earlier call kept them."""
-    import timm
-
     try:
-        model = timm.create_model(name, pretrained=True)
+        model = made_by_timm(name, pretrained=True)
     except Exception as error:  # the hub's libraries raise anything without a network
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

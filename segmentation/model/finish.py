@@ -21,6 +21,11 @@ class Finish(NamedTuple):
 PLAIN = Finish()
 
 
+def united(*finishes):
+    """The Finish that does what any of these does."""
+    return Finish(*map(any, zip(*finishes, strict=True)))
+
+
 def add_finish_options(parser):
     """Add --views and --largest."""
     help = "predict the mean over eight flips and quarter turns of each image"

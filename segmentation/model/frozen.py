@@ -36,7 +36,7 @@ class FrozenHead(nn.Module):
     def __init__(self, in_channels, encoder):
         super().__init__()
         if encoder == PAPER:
-            raise UserError("--frozen needs --encoder, a backbone of timm with ImageNet weights")
+            raise UserError("a frozen encoder is a backbone of timm; give one as --encoder")
         self.in_channels, self.encoder_name = in_channels, encoder
         self.encoder = TimmEncoder(encoder).requires_grad_(False)
         channels = [self.encoder.level_channels[stride.bit_length() - 1] for stride in STRIDES]
@@ -82,31 +82,29 @@ def fit(model, images, masks, batch, precision, rng):
     `images` uint8 N x C x H x W, `masks` uint8 N x H x W in {0,1}, both on the CPU or the device. A
     cell's label is the share of lesion in it: it counts as lesion with that weight and as skin with
     the rest. C of STRENGTHS is the one with the largest mean Dice over images that were left out,
-    in up to FOLDS folds drawn by `rng`; with one image it is 1. UserError if all labels agree.
+    in up to FOLDS folds drawn by `rng`. A fold without which all labels agree is passed over; with
+    no other fold, as with one image, C is 1. UserError if all labels agree.
     """
     started = time.perf_counter()
     size = masks.shape[1:]
     cells = per_image(model.cells, model, images, batch, precision)
-    height, width = cells.shape[2:]
-    beyond = (0, 8 * width - size[1], 0, 8 * height - size[0])  # the images are padded likewise
-    whole = pad(masks[:, None].float().cpu(), beyond, "replicate")
-    shares = adaptive_avg_pool2d(whole, (height, width))[:, 0].numpy()
-    if shares.max() == 0 or shares.min() == 1:
+    shares = cell_shares(masks.cpu(), cells.shape[2:])
+    if not has_both(shares):
         raise UserError("the labelled masks are all empty, or all full; label other images")
     rows = cells.transpose(0, 2, 3, 1)  # N x h x w x D
     truth = masks.cpu().numpy() > 0
     folds = np.array_split(rng.permutation(len(rows)), min(FOLDS, len(rows)))
-    best = 1.0
-    if len(folds) > 1:
-        dice = [[] for _ in STRENGTHS]
-        for held in folds:
-            rest = np.setdiff1d(np.arange(len(rows)), held)
-            for found, strength in zip(dice, STRENGTHS, strict=True):
-                regression = regress(rows[rest], shares[rest], strength)
-                logits = torch.from_numpy(decide(regression, rows[held]))[:, None]
-                predicted = model.enlarge(logits, size)[:, 0].numpy() > 0
-                found += metrics.dice(metrics.confusion(predicted, truth[held])).tolist()
-        best = STRENGTHS[int(np.argmax([np.mean(found) for found in dice]))]
+    dice = [[] for _ in STRENGTHS]
+    for held in folds:
+        rest = np.setdiff1d(np.arange(len(rows)), held)
+        if not has_both(shares[rest]):
+            continue
+        for found, strength in zip(dice, STRENGTHS, strict=True):
+            regression = regress(rows[rest], shares[rest], strength)
+            logits = torch.from_numpy(decide(regression, rows[held]))[:, None]
+            predicted = model.enlarge(logits, size)[:, 0].numpy() > 0
+            found += metrics.dice(metrics.confusion(predicted, truth[held])).tolist()
+    best = STRENGTHS[int(np.argmax([np.mean(found) for found in dice]))] if dice[0] else 1.0
     regression = regress(rows, shares, best)
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(regression.coef_)[:, :, None, None])
@@ -115,6 +113,22 @@ def fit(model, images, masks, batch, precision, rng):
     p = p.clip(1e-12, 1 - 1e-12)
     loss = float(-(shares * np.log(p) + (1 - shares) * np.log(1 - p)).mean())
     return [{"epoch": 0, "steps": 0, "loss": loss, "seconds": time.perf_counter() - started}]
+
+
+def cell_shares(masks, grid):
+    """The share of lesion in each cell of 8 x 8 pixels: float32 N x h x w in [0,1].
+
+    `masks` uint8 N x H x W in {0,1}, on the CPU; `grid` is (h, w), that of a FrozenHead's cells. It
+    can reach beyond the masks: they are padded as TimmEncoder pads images.
+    """
+    beyond = (0, 8 * grid[1] - masks.shape[2], 0, 8 * grid[0] - masks.shape[1])
+    whole = pad(masks[:, None].float(), beyond, "replicate")
+    return adaptive_avg_pool2d(whole, grid)[:, 0].numpy()
+
+
+def has_both(shares):
+    """Whether cells with these shares of lesion are neither all skin nor all lesion."""
+    return bool((shares > 0).any() and (shares < 1).any())
 
 
 def regress(rows, shares, strength):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import adaptive_avg_pool2d
 
+from segmentation.model.frozen import cell_shares
 from segmentation.model.inference import batches, per_image
 
 COMPONENTS = 32
@@ -58,7 +58,8 @@ def basis_of(features):
 def cells_of(model, images, masks, batch, precision, advance):
     """Cells of all `images` (uint8 N x C x H x W) by a FrozenHead; `masks`: uint8 N x H x W.
 
-    The principal components are those of every n-th image, SAMPLE at most. No label is used.
+    The principal components are those of every n-th image, SAMPLE at most. No label is used. Where
+    images and masks had to be padded, the cells of the padding count too.
     """
     every = slice(None, None, -(-len(images) // SAMPLE))
     some = images.subset(torch.arange(len(images))[every])
@@ -73,8 +74,7 @@ def cells_of(model, images, masks, batch, precision, advance):
         components = (rows[..., :-PLACE] - basis.mean) @ basis.directions
         one = np.ones((*rows.shape[:2], 1))
         x.append(np.concatenate([components, rows[..., -PLACE:], one], axis=2).astype(np.float32))
-        share = adaptive_avg_pool2d(torch.from_numpy(masks[part]).float()[:, None], grid)
-        shares.append(share.flatten(1).numpy())
+        shares.append(cell_shares(torch.from_numpy(masks[part]), grid).reshape(len(found), -1))
     return Cells(np.concatenate(x), np.concatenate(shares))
 
 

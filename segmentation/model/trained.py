@@ -4,9 +4,7 @@ It comes from the weights.pt of a round of active_learning.py and the files besi
 ONNX file that export.py made of these, in which everything is inside.
 """
 
-import argparse
 import json
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ import torch
 from torch import nn
 
 from segmentation.common.runfiles import UserError, read_csv, read_npz, sha256_file
+from segmentation.common.schemas import ABOUT_0, ABOUT_1, Exported, checked
 from segmentation.data.images import to_input
 from segmentation.model.confidence import confidence
 from segmentation.model.finish import Finish, clean
@@ -22,6 +21,7 @@ from segmentation.model.inference import features_seen, lesion_probability, mean
 from segmentation.model.unet import load_model, read_extra
 
 MEASURED = ("metrics.csv", "folds.csv")  # beside weights.pt
+BACK = "put back the one that was written with these weights"
 
 
 class Trained(NamedTuple):
@@ -53,17 +53,6 @@ class Trained(NamedTuple):
         own = clean(own.cpu().numpy()) if self.finish.largest else own.cpu().numpy()
         confidences = np.array([confidence(one, one > 0.5) for one in own])
         return p.cpu().numpy(), confidences, seen[0].cpu().numpy()
-
-
-def size_option(text):
-    """An argparse type: `96` or `192x240` (height x width) -> (height, width)."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    size = match and (int(match[1]), int(match[2] or match[1]))
-    if not size or any(side % 16 or side < 32 for side in size):
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a size of preprocess.py; give one such as 96 or 192x240"
-        )
-    return size
 
 
 def open_trained(path, size=None):
@@ -99,6 +88,17 @@ def load_segmenter(path, size=None):
     return model
 
 
+def segmenter_for(path, data):
+    """`load_segmenter` for images of a datafolder.Data. UserError if it takes other channels."""
+    model = load_segmenter(path, data.images.shape[1:3])
+    if model.in_channels != data.channels:
+        raise UserError(
+            f"{path}: takes {model.in_channels} channel(s), but the images of {data.folder} have "
+            f"{data.channels}; give weights trained on data of this kind"
+        )
+    return model
+
+
 def open_weights(path, size):
     """The Trained of a weights.pt and what lies beside it."""
     model, extra = load_segmenter(path), read_extra(path)
@@ -108,29 +108,48 @@ def open_weights(path, size):
             f"{path}: does not say the size of its training images; "
             "give the --size that preprocess.py was run with"
         )
-    beside = path.parent / "reference.npz"
-    reference = read_npz(beside)["features"] if beside.exists() else None
+    reference = read_reference(path.parent / "reference.npz", model.bottleneck_channels)
     finish = Finish(**extra.get("finish", {}))
     known = finish, read_pairs(path.parent), reference, sha256_file(path)
     return Trained(model, tuple(size), model.in_channels, *known)
 
 
+def read_reference(path, dimensions):
+    """Features of training images, float M x D, of a network of D `dimensions`; None without."""
+    if not path.exists():
+        return None
+    features = read_npz(path, BACK).get("features", np.empty(0))
+    check_reference(features, dimensions, path, BACK)
+    return features
+
+
+def check_reference(features, dimensions, path, fix):
+    """UserError unless these are finite features of two or more images, D `dimensions` each."""
+    fits = features.dtype.kind == "f" and features.ndim == 2
+    if not (fits and len(features) > 1 and features.shape[1] == dimensions):
+        raise UserError(f"{path}: holds no features of {dimensions} numbers an image; {fix}")
+    if not np.isfinite(features).all():
+        raise UserError(f"{path}: has features that are not finite; {fix}")
+
+
 def read_pairs(folder):
     """[confidence, Dice] of each image in metrics.csv and folds.csv: a list, empty for old files.
 
-    UserError where one of them is not a number.
+    UserError where one of them is not a number from 0 to 1.
     """
     pairs = []
     for path in (folder / name for name in MEASURED):
-        for row in read_csv(path) if path.exists() else []:
+        for row in read_csv(path, BACK) if path.exists() else []:
             try:
-                pairs += [[float(row["confidence"]), float(row["dice"])]]
+                pair = [float(row["confidence"]), float(row["dice"])]
             except KeyError:
                 break  # from before there was such a column
             except (TypeError, ValueError):
-                raise UserError(
-                    f"{path}: holds a value that is not a number; run active_learning.py again"
-                ) from None
+                raise UserError(f"{path}: holds a value that is not a number; {BACK}") from None
+            if not all(ABOUT_0 <= value <= ABOUT_1 for value in pair):
+                what = f"the confidence or Dice of {row.get('id')} is not from 0 to 1"
+                raise UserError(f"{path}: {what}; {BACK}")
+            pairs.append(pair)
     return pairs
 
 
@@ -138,6 +157,8 @@ def read_pairs(folder):
 
 INSTALL = "pip install onnx onnxruntime"
 KEY = "saal"  # of the metadata, a JSON text
+NOT_OURS = "not made by segmentation/export.py, which adds what is needed"
+AGAIN = "make it again with segmentation/export.py"
 
 
 class OnnxNetwork(nn.Module):
@@ -164,6 +185,11 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # ONNX Runtime has an exception of its own for each reason
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: not readable as ONNX ({reason})") from None
+        sides = [*self.session.get_inputs(), *self.session.get_outputs()]
+        shapes = {side.name: side.shape for side in sides}
+        if [len(shapes.get(name, ())) for name in ("image", "logits", "features")] != [4, 4, 2]:
+            raise UserError(f"{path}: {NOT_OURS}")
+        self.in_channels, self.bottleneck_channels = shapes["image"][1], shapes["features"][1]
         self.encoder = nn.Identity()
 
     def forward(self, images):
@@ -178,15 +204,24 @@ def open_onnx(path):
     network = OnnxNetwork(path)
     text = network.session.get_modelmeta().custom_metadata_map.get(KEY)
     if text is None:
-        raise UserError(f"{path}: not made by segmentation/export.py, which adds what is needed")
-    known = json.loads(text)
+        raise UserError(f"{path}: {NOT_OURS}")
+    try:
+        known = checked(json.loads(text), f"{path}: metadata {KEY}", Exported, AGAIN)
+    except ValueError as error:
+        raise UserError(f"{path}: metadata {KEY} is no JSON ({error}); {AGAIN}") from None
+    if known["channels"] != network.in_channels:
+        what = f"is for {network.in_channels} channel(s), but says {known['channels']}"
+        raise UserError(f"{path}: {what}; {AGAIN}")
     reference = known["reference"]
+    if reference is not None:
+        reference = np.array(reference, dtype=np.float32)
+        check_reference(reference, network.bottleneck_channels, path, AGAIN)
     return Trained(
         network=network,
         size=tuple(known["size"]),
         channels=known["channels"],
         finish=Finish(**known["finish"]),
         pairs=known["pairs"],
-        reference=None if reference is None else np.array(reference, dtype=np.float32),
+        reference=reference,
         sha256=sha256_file(path),
     )

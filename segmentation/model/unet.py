@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from segmentation.common import schemas
 from segmentation.common.runfiles import UserError
+from segmentation.common.schemas import checked
 from segmentation.common.stages import read_torch, sha256_tensors, write_torch
 from segmentation.model.encoders import PAPER, TimmEncoder, load_backbone_weights
 from segmentation.model.frozen import FrozenHead
 
+FIX = "give a weights file of this project"
 PARTS = {"none": (), "encoder": ("encoder",), "all": ("encoder", "decoder")}
 
 
@@ -251,19 +254,25 @@ def read_model_file(path):
     content = read_torch(path, fix="run self_supervised/pretrain.py")
     arch, state = content.get("architecture"), content.get("model")
     if not isinstance(arch, dict) or not isinstance(state, dict):
-        raise UserError(f"{path}: holds no model; give a weights file of this project")
+        raise UserError(f"{path}: holds no model; {FIX}")
+    checked(arch, f"{path}: architecture", schemas.Architecture, FIX)
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise UserError(f"{path}: {name} is no tensor; give a weights file of this project")
+        if not (isinstance(name, str) and isinstance(tensor, torch.Tensor)):
+            raise UserError(f"{path}: {name} is no tensor; {FIX}")
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {name} has values that are not finite; train it again")
     return arch, state
 
 
 def read_extra(path):
-    """What else `save_model` was given for the file: a dict, empty for older files."""
+    """What else `save_model` was given for the file: a dict, empty for older files.
+
+    UserError for what it cannot have been given.
+    """
     content = read_torch(path, fix="run segmentation/active_learning.py")
-    return {name: content[name] for name in set(content) - {"schema", "architecture", "model"}}
+    own = {"schema", "architecture", "model"}
+    extra = {name: value for name, value in content.items() if name not in own}
+    return checked(extra, path, schemas.Extra, FIX)
 
 
 def rebuilt(arch):
@@ -277,8 +286,9 @@ def rebuilt_from(path, arch):
     """The same for the file `path`. UserError if there is no such network."""
     try:
         return rebuilt(arch)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        why = f"is of a network that is not known ({error})"
+    except (TypeError, ValueError, KeyError, RuntimeError, UserError) as error:
+        reason = str(error).partition("\n")[0].partition("; ")[0]
+        why = f"is of a network that is not known ({reason})"
         raise UserError(f"{path}: {why}; give a weights file of this version") from None
 
 
@@ -331,14 +341,6 @@ def warm_start(model, path, init):
             f"{path}: weights of the encoder {encoder}, but this network has {model.encoder_name}; "
             f"give --encoder {encoder}, or pretrain again"
         )
-    for name in ("width", "in_channels"):
-        needed = encoder == PAPER or init == "all"  # an encoder of timm has no width of ours
-        if needed and arch[name] != getattr(model, name):
-            raise UserError(
-                f"{path}: weights of {name} {arch[name]}, but this network has "
-                f"{getattr(model, name)}; give --width {arch['width']} and data of "
-                f"{arch['in_channels']} channel(s), or pretrain again"
-            )
     state = part_of(state, PARTS[init])
     missing = sorted(set(loaded) - set(state))
     if missing:
@@ -346,6 +348,13 @@ def warm_start(model, path, init):
             f"{path}: has no {missing[0]}, which --init {init} needs; "
             "give best.pt of the pretraining"
         )
-    assert sorted(state) == loaded, f"{path}: unexpected {sorted(set(state) - set(loaded))}"
+    for name in ("width", "in_channels"):
+        needed = encoder == PAPER or init == "all"  # an encoder of timm has no width of ours
+        if needed and arch.get(name) != getattr(model, name):
+            raise UserError(
+                f"{path}: weights of {name} {arch.get(name)}, but this network has "
+                f"{getattr(model, name)}; give --width {arch.get('width')} and data of "
+                f"{arch['in_channels']} channel(s), or pretrain again"
+            )
     fill(model, {**own, **state}, path)
     return loaded, kept

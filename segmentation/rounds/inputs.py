@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation.common.runfiles import UserError, numpy_rng, read_csv
+from segmentation.common.runfiles import UserError, numpy_rng, read_csv, round_name
 from segmentation.common.schemas import State, read_checked
 from segmentation.data.datafolder import Data, open_data
 from segmentation.data.splitting import take, units_of
@@ -168,7 +168,17 @@ class Inputs:
     def check_rounds(self, args, state):
         """UserError unless the state fits the pool and the budgets, and its rounds have files."""
         fix = f"put it back, or delete {args.out} to start again"
-        unknown = [one["id"] for one in state["labelled"] if one["id"] not in set(self.pool)]
+        expected = {"seed": args.seed}
+        if self.given is None:
+            planned = len(self.budgets) - 1
+            expected |= {"data": self.data.fingerprint, "rounds_planned": planned}
+        for name, value in expected.items():
+            if state[name] != value:
+                what = f"has {name} {state[name]}, not {value}"
+                raise UserError(f"{args.out}/state.json: {what}; {fix}")
+        pool, named = set(self.pool), [one["id"] for one in state["labelled"]]
+        named += [name for entry in state["rounds"] for name in entry.get("pseudo", ())]
+        unknown = [name for name in named if name not in pool]
         if unknown:
             raise UserError(
                 f"{args.out}/state.json: {unknown[0]} is no image of the pool with a mask; {fix}"
@@ -179,7 +189,7 @@ class Inputs:
                 f"{args.out}/state.json: has rounds of {labels} labels, but asked for are "
                 f"{self.budgets}; {fix}"
             )
-        rounds = [f"round_{entry['round']:02d}" for entry in state["rounds"]]
+        rounds = [round_name(entry["round"]) for entry in state["rounds"]]
         needed = [f"{name}/log.csv" for name in rounds]
         needed += [f"{name}/metrics.csv" for name in rounds if self.given is None and self.test]
         needed += [f"{name}/weights.pt" for name in rounds[-1:]]

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from segmentation.common.pace import Pace
 from segmentation.common.precision import Precision
-from segmentation.common.runfiles import derived_seed, numpy_rng
+from segmentation.common.runfiles import derived_seed, numpy_rng, round_name
 from segmentation.common.stages import pick_device, read_torch, torch_rng, write_torch
 from segmentation.data.cost import cost
 from segmentation.data.images import Images
@@ -34,14 +34,9 @@ def fold_parts(ids, units, folds):
     return [part for part in parts if part]
 
 
-def round_folder(out, number):
-    """The folder of a round."""
-    return out / f"round_{number:02d}"
-
-
 def partial_folder(out, number):
     """Where a round keeps those of its models that are trained, until all are."""
-    return round_folder(out, number) / "partial"
+    return out / round_name(number) / "partial"
 
 
 class Learner:

@@ -10,14 +10,14 @@ import torch
 from tqdm import tqdm
 
 from segmentation.common.precision import Precision
-from segmentation.common.runfiles import numpy_rng, write_csv, write_json, write_npz
+from segmentation.common.runfiles import numpy_rng, round_name, write_csv, write_json, write_npz
 from segmentation.common.stages import begin_stage
 from segmentation.data.images import Images
 from segmentation.model import metrics
 from segmentation.model.finish import Finish
 from segmentation.model.inference import Inference, image_features, per_image
 from segmentation.model.unet import load_model, save_model
-from segmentation.rounds.learner import Learner, partial_folder, round_folder
+from segmentation.rounds.learner import Learner, partial_folder
 from segmentation.selection import query
 from segmentation.selection.clusterfolder import open_clusters, reader
 from segmentation.selection.strategies import COLD_STARTS, QUERIES, View, ask
@@ -48,7 +48,7 @@ class Loop:
         self.test_images = Images(self.data, inputs.test, device, args.pool_on)
 
     def folder(self, number):
-        return round_folder(self.args.out, number)
+        return self.args.out / round_name(number)
 
     # Which images ------------------------------------------------------------------------------
 

@@ -86,10 +86,10 @@ class Distances:
         left = np.hstack([2 * rows, -ones, -squares]).astype(np.float32)
         return np.sqrt(squares[:, 0]), left, np.hstack([rows, squares, ones]).astype(np.float32)
 
-    def rough(self, places, columns=slice(None)):
-        """Minus the squared distances of `places` to `columns`, float32 M x K: see `doubt`."""
+    def rough(self, places):
+        """Minus the squared distances of `places` to all rows, float32 M x N: see `doubt`."""
         _, left, right = self.centred
-        return left[places] @ right[columns].T
+        return left[places] @ right.T
 
     def doubt(self, places, reach):
         """How far `rough` may be off, float64 M, at pairs no farther apart than `reach`.

@@ -124,8 +124,7 @@ def strata_of(shares, count=STRATA):
 def spread(strata, ranked, budget):
     """The first `budget` of `ranked` (int M, distinct positions) evenly over the `strata`: int64.
 
-    In turn the next one of each stratum, in the order of their firsts; strata that are used up are
-    passed over.
+    Turn after turn the next one of each stratum that has one left, in the order of `ranked`.
     """
     turn, seen = np.empty(len(ranked), dtype=np.int64), {}
     for place, position in enumerate(ranked):

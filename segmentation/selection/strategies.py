@@ -1,8 +1,9 @@
 """Strategies by name: which images to label next.
 
-To add one, write a pure function in coldstart.py or query.py and add it to a table below. A
-strategy is called with a View and a budget, and returns that many distinct positions of unlabelled
-images in the pool, or an Answer if there is more to return.
+To add one, write a pure function, as in coldstart.py, patterns.py, query.py, recent.py and
+sizefree.py, and add it to a table below. A strategy is called with a View and a budget, and returns
+that many distinct positions of unlabelled images in the pool, or an Answer if there is more to
+return.
 
 A cold start chooses without a model. Used as a query, it adds to the images labelled already.
 """
@@ -72,7 +73,7 @@ class View:
         return self.read("cluster"), self.read("distance")
 
     def score(self, function):
-        """One of uncertainty.py's scores for all unlabelled images: float64, in order."""
+        """A score of uncertainty.py or sizefree.py of all unlabelled images: float64, in order."""
         monte_carlo = function in (uncertainty.score_ceal, uncertainty.score_bald)
         more = (self.passes, self.stream) if monte_carlo else ()
         assert self.images is not None and self.inference is not None

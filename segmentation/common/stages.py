@@ -11,6 +11,7 @@ import io
 import os
 import platform
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,9 @@ def write_torch(path, content):
 def load_weights(path, fix, device="cpu"):
     """Load tensors and plain values from a torch.save file (`weights_only=True`), or UserError."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():  # about pickles of other kinds, which it then refuses
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {fix}") from None
     except Exception as error:  # torch.load can raise anything for a file of another kind

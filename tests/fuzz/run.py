@@ -8,7 +8,7 @@
 Coverage guides the mutation of small valid files (atheris, libFuzzer). A target fails on any other
 exception, after 20 s for one input, or above 2 GiB. The input that failed stays in --findings. It
 prints a line per target, and exits with 1 if one has failed. Once mended, a finding becomes a case
-of tests/test_fuzz_findings.py.
+of tests/test_fuzz.py.
 """
 
 import argparse

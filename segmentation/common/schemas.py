@@ -14,8 +14,9 @@ Name = Annotated[str, Field(min_length=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 ABOUT_0, ABOUT_1 = -1e-9, 1 + 1e-9  # ends of what is from 0 to 1, but for rounding
 Share = Annotated[float, Field(ge=ABOUT_0, le=ABOUT_1)]
-Side = Annotated[int, Field(ge=32, multiple_of=16)]
-Size = Annotated[list[Side], Field(min_length=2, max_length=2)]  # as preprocess.py allows
+LEAST_SIDE, SIDE_STEP = 32, 16  # pixels of images: see data/sizes.py
+Side = Annotated[int, Field(ge=LEAST_SIDE, multiple_of=SIDE_STEP)]
+Size = Annotated[list[Side], Field(min_length=2, max_length=2)]
 
 
 def repeated(names):

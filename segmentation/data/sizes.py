@@ -3,6 +3,8 @@
 import argparse
 import re
 
+from segmentation.common.schemas import LEAST_SIDE, SIDE_STEP
+
 
 def image_size(text):
     """An argparse type: `256` or `192x240` (height x width) -> (height, width).
@@ -14,9 +16,9 @@ def image_size(text):
     if not match:
         raise argparse.ArgumentTypeError(f"{text} is not a size; give one such as 256 or 192x240")
     size = int(match[1]), int(match[2] or match[1])
-    if any(side % 16 or side < 32 for side in size):
+    if any(side % SIDE_STEP or side < LEAST_SIDE for side in size):
         raise argparse.ArgumentTypeError(
-            f"{text}: each side must be a multiple of 16 and at least 32, "
+            f"{text}: each side must be a multiple of {SIDE_STEP} and at least {LEAST_SIDE}, "
             "because the U-Net halves its input four times"
         )
     return size

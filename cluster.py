@@ -49,11 +49,11 @@ from segmentation.common.runfiles import (
     derived_seed,
     numpy_rng,
     positive,
-    read_npz,
     sha256_file,
     write_json,
     write_npz,
 )
+from segmentation.common.schemas import read_arrays
 from segmentation.common.stages import begin_stage, pick_device, read_torch, sha256_tensors
 from segmentation.data.datafolder import Data, open_data
 from segmentation.data.images import Images
@@ -234,11 +234,7 @@ def load_or_extract(path, source, data, device, args):
         if not all(np.isfinite(array).all() for array in made.values()):
             raise UserError(f"{args.weights}: features are not finite; check weights and images")
         write_npz(path, ids=np.array(data.pool), **made, **source.origin)
-    content = read_npz(path, fix="run cluster.py again")
-    missing = {"ids", "features"} - content.keys()
-    if missing or not np.isfinite(content["features"]).all():
-        why = f"has no {min(missing)}" if missing else "has values that are not finite"
-        raise UserError(f"{path}: {why}; delete it to make it again")
+    content = read_arrays(path, "features")
     for name, asked in source.origin.items():
         found = str(content.get(name))
         if found != asked:
@@ -381,7 +377,7 @@ def main():
     begin_stage(args.out, args, inputs)
     features_path = args.out / "features.npz"
     content = load_or_extract(features_path, source, data, device, args)
-    if (args.out / "selection.json").exists():
+    if all((args.out / name).exists() for name in ("clusters.npz", "selection.json")):
         print(f"{args.out}: finished already")
         return
 

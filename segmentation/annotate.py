@@ -55,13 +55,12 @@ from segmentation.common.runfiles import (
     natural,
     positive,
     read_csv,
-    read_npz,
     round_name,
     write_csv,
     write_json,
     write_text,
 )
-from segmentation.common.schemas import Annotation, read_checked
+from segmentation.common.schemas import Annotation, read_arrays, read_checked
 from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import KINDS, Draft, write_coco, write_label_studio
@@ -80,6 +79,7 @@ NETWORK = ["--width", "8", "--encoder", PACKAGED, "--encoder-weights", "package"
 RECIPE = ["--recipe", "pretrained", "--encoder-rate", "0.1", "--self-train", "--largest"]
 FEATURES = ["--features", "timm", "--backbone", PACKAGED, "--weights", "package", "--pooling", "1"]
 BATCH = 16  # images at a time in prediction
+AGAIN = "run annotate.py again"
 LEAST = 2  # outlines of the first round, to train on
 
 
@@ -250,7 +250,7 @@ def cluster(args, data, number):
 def pool_of(folder):
     """The ids that a folder of cluster.py has features of; none without features."""
     path = folder / "features.npz"
-    return read_npz(path)["ids"].tolist() if path.exists() else None
+    return read_arrays(path, fix=AGAIN)["ids"].tolist() if path.exists() else None
 
 
 def train(args, state, data, number, count):
@@ -309,7 +309,8 @@ def ask(args, state, data, number, count):
     """Write the request of round `number`, for `count` images, and take it down as asked."""
     folder = args.out / "to_annotate" / round_name(number)
     chosen = read_csv(folder_of(args, number) / "suggestion.csv") if count else []
-    clusters = read_npz(args.out / "cluster" / round_name(number) / "clusters.npz")
+    path = args.out / "cluster" / round_name(number) / "clusters.npz"
+    clusters = read_arrays(path, "cluster", fix=AGAIN)
     cluster_of = dict(zip(clusters["ids"].tolist(), clusters["cluster"].tolist(), strict=True))
     sizes = Counter(cluster_of.values())
     rows = [

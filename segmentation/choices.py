@@ -27,8 +27,8 @@ from segmentation.common.runfiles import (
     Parser,
     UserError,
     positive,
-    read_npz,
 )
+from segmentation.common.schemas import read_arrays
 from segmentation.data.datafolder import open_data
 
 
@@ -50,11 +50,7 @@ def main():
     args = parse_args()
     claim(args.out)
     data = open_data(args.data)
-    clusters = read_npz(args.clusters / "clusters.npz", "run cluster.py")
-    if "map" not in clusters:
-        raise UserError(
-            f"{args.clusters}/clusters.npz: has no map; delete the folder and run cluster.py again"
-        )
+    clusters = read_arrays(args.clusters / "clusters.npz", "cluster", "map")
     chosen, late = {}, []
     for arm in args.arms:
         try:

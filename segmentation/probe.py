@@ -59,6 +59,7 @@ from segmentation.common.runfiles import (
     write_npz,
     write_text,
 )
+from segmentation.common.schemas import read_arrays
 from segmentation.common.stages import begin_stage, pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
@@ -67,10 +68,11 @@ from segmentation.model import probe
 from segmentation.model.encoders import add_encoder_options, check_encoder_options
 from segmentation.model.unet import build, encoder_sha256
 from segmentation.selection import geometry
-from segmentation.selection.clusterfolder import MADE_WITH, clusters_sha256
+from segmentation.selection.clusterfolder import MADE_WITH, clusters_sha256, places_of
 from segmentation.selection.strategies import COLD_STARTS, View, ask
 
 BATCH = 16
+ALL = "run cluster.py on a data folder whose pool is all images (preprocess.py --test-count 0)"
 
 
 def named_folder(text):
@@ -129,15 +131,9 @@ def distinct(data, places):
 
 def read_features(folder, data):
     """Arrays of a folder of cluster.py in the order of the data's images: a dict."""
-    content = read_npz(folder / "features.npz", "run cluster.py")
-    row = {name: place for place, name in enumerate(content["ids"].tolist())}
-    missing = [name for name in data.ids if name not in row]
-    if missing:
-        raise UserError(
-            f"{folder}/features.npz: has no image {missing[0]}; run cluster.py on a data folder "
-            "whose pool is all images (preprocess.py --test-count 0)"
-        )
-    rows = [row[name] for name in data.ids]
+    path = folder / "features.npz"
+    content = read_arrays(path, "features")
+    rows = places_of(data.ids, content, path, ALL)
     return {name: content[name][rows] for name in ("features", *MADE_WITH) if name in content}
 
 
@@ -220,7 +216,7 @@ def load_cells(args, data, model, path, origin):
     """The Cells of all images, from `path` if they were made by the same `origin`."""
     if path.exists():
         content = read_npz(path, f"delete {path}")
-        if str(content["origin"]) == origin:
+        if {"x", "shares"} <= content.keys() and str(content.get("origin")) == origin:
             return probe.Cells(content["x"], content["shares"])
     device = pick_device(args.device)
     images = Images(data, data.ids, device)

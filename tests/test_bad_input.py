@@ -661,8 +661,14 @@ FILES = [
     (
         "active_learning",
         SAAL.replace("{clusters}", "{tmp}/clusters"),
-        "clusters.npz",
+        "features.npz",
         of_features(lambda c: c["features"].fill(np.nan)),
+    ),
+    (
+        "active_learning",
+        SAAL.replace("{clusters}", "{tmp}/clusters"),
+        "clusters.npz: made from other features",
+        of_features(lambda c: c["features"].fill(0.5)),
     ),
     (
         "active_learning",

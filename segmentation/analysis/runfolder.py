@@ -27,10 +27,10 @@ from segmentation.common.runfiles import (
     UserError,
     read_csv,
     read_json,
-    read_npz,
     round_name,
     sha256_file,
 )
+from segmentation.common.schemas import read_arrays
 from segmentation.data.datafolder import Data, open_data
 
 BELOW = ("", "/seed*", "/round_*")  # where the folder of a kind of stage has its stages
@@ -274,7 +274,7 @@ def read_map(run, stage):
 
     They are those of latent.png.
     """
-    arrays = optional(run, read_npz, stage.folder / "clusters.npz")
+    arrays = optional(run, read_arrays, stage.folder / "clusters.npz")
     if arrays is None or "map" not in arrays:
         return None
     return arrays["ids"].tolist(), arrays["map"]

@@ -1,13 +1,15 @@
-"""What the JSON files between the stages must hold; checked where they are read.
+"""What the files between the stages must hold; checked where they are read.
 
-Fields that are not named here are let through: older and newer versions have fewer or more.
+Fields and arrays that are not named here are let through: older and newer versions have fewer or
+more.
 """
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from segmentation.common.runfiles import UserError, read_json
+from segmentation.common.runfiles import UserError, read_json, read_npz
 
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
@@ -17,6 +19,14 @@ Share = Annotated[float, Field(ge=ABOUT_0, le=ABOUT_1)]
 LEAST_SIDE, SIDE_STEP = 32, 16  # pixels of images: see data/sizes.py
 Side = Annotated[int, Field(ge=LEAST_SIDE, multiple_of=SIDE_STEP)]
 Size = Annotated[list[Side], Field(min_length=2, max_length=2)]
+ROWS = {  # arrays with a row for each image: the kind of their values, and their dimensions
+    "features": ("f", 2),
+    "cluster": ("i", 1),
+    "distance": ("f", 1),
+    "map": ("f", 2),
+    "pretext_loss": ("f", 1),
+    "patterns": ("f", 3),
+}
 
 
 def repeated(names):
@@ -219,3 +229,28 @@ def checked(content, path, schema, fix):
         what = f"{place}: {what[:1].lower()}{what[1:]}" if place else what
         raise UserError(f"{path}: {what}; {fix}") from None
     return content
+
+
+def read_arrays(path, *needed, fix="run cluster.py"):
+    """The arrays of a features.npz or clusters.npz by name, checked; `needed` are among them.
+
+    UserError where one is missing, ids are not distinct texts, or an array of ROWS has not a finite
+    row of its kind for each of them.
+    """
+    arrays = read_npz(path, fix)
+
+    def check(holds, what):
+        if not holds:
+            raise UserError(f"{path}: {what}; delete it, then {fix}")
+
+    for name in ("ids", *needed):
+        check(name in arrays, f"has no {name}")
+    ids = arrays["ids"]
+    check(ids.dtype.kind == "U" and ids.ndim == 1, "ids are not a list of texts")
+    check(len(set(ids.tolist())) == len(ids), "ids are not distinct")
+    for name in (name for name in ROWS if name in arrays):
+        (kind, dimensions), values = ROWS[name], arrays[name]
+        fits = values.dtype.kind == kind and values.ndim == dimensions
+        check(fits and len(values) == len(ids), f"{name} has not one row of its kind for each id")
+        check(np.isfinite(values).all(), f"{name} has values that are not finite")
+    return arrays

@@ -1,8 +1,7 @@
 """Read what cluster.py wrote: arrays with a row for each image of a pool, in its order."""
 
-import numpy as np
-
-from segmentation.common.runfiles import UserError, read_npz, sha256_file
+from segmentation.common.runfiles import UserError, sha256_file
+from segmentation.common.schemas import read_arrays
 
 FIX = "run cluster.py"
 MADE_WITH = {  # arrays that not all folders have -> the options that give them
@@ -19,6 +18,15 @@ def clusters_sha256(folder):
     return sha256_file(path)
 
 
+def places_of(ids, arrays, path, fix=f"{FIX} on this data"):
+    """Where the rows of `ids` are in the arrays of `path`: a list. UserError if one is missing."""
+    row = {name: place for place, name in enumerate(arrays["ids"].tolist())}
+    missing = [name for name in ids if name not in row]
+    if missing:
+        raise UserError(f"{path}: has no image {missing[0]}; {fix}")
+    return [row[name] for name in ids]
+
+
 def open_clusters(folder, pool, encoder=None, weights=None):
     """Arrays by name: features, cluster, distance and, if there are some, pretext_loss, patterns.
 
@@ -27,29 +35,21 @@ def open_clusters(folder, pool, encoder=None, weights=None):
     without an encoder are accepted), if the two files come from different calls of cluster.py, or
     if an image is missing.
     """
-    features = read_npz(folder / "features.npz", FIX)
-    clusters = read_npz(folder / "clusters.npz", FIX)
-    if str(clusters["features_sha256"]) != sha256_file(folder / "features.npz"):
+    path = folder / "features.npz"
+    features = read_arrays(path, "features", "encoder_sha256")
+    clusters = read_arrays(folder / "clusters.npz", "cluster", "distance", "features_sha256")
+    if str(clusters["features_sha256"]) != sha256_file(path):
         raise UserError(
-            f"{folder}/clusters.npz: made from other features than features.npz; {FIX} again"
+            f"{folder}/clusters.npz: made from other features than features.npz; "
+            f"delete it, then {FIX}"
         )
-    for name in ("ids", "features", "encoder_sha256"):
-        if name not in features:
-            raise UserError(f"{folder}/features.npz: has no {name}; {FIX} again")
     made_with = str(features["encoder_sha256"])
     if encoder is not None and made_with not in ("", encoder):
-        raise UserError(
-            f"{folder}/features.npz: made with other weights than {weights}; "
-            f"{FIX} with these weights"
-        )
-    row = {name: place for place, name in enumerate(features["ids"].tolist())}
-    missing = [name for name in pool if name not in row]
-    if missing:
-        raise UserError(f"{folder}/features.npz: has no image {missing[0]}; {FIX} on this data")
-    rows = np.array([row[name] for name in pool])
-    arrays = {**clusters, **features}
-    names = ("features", "cluster", "distance", *MADE_WITH)
-    return {name: arrays[name][rows] for name in names if name in arrays}
+        raise UserError(f"{path}: made with other weights than {weights}; {FIX} with these weights")
+    of_features, of_clusters = (places_of(pool, arrays, path) for arrays in (features, clusters))
+    own = {name: clusters[name][of_clusters] for name in ("cluster", "distance")}
+    names = [name for name in ("features", *MADE_WITH) if name in features]
+    return own | {name: features[name][of_features] for name in names}
 
 
 def reader(folder, arrays):

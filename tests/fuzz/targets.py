@@ -10,17 +10,25 @@ import torch
 from helpers_data import write_data
 from helpers_outlines import random_blob
 from PIL import Image
+from safetensors.torch import save_file
 
 from segmentation.analysis.runs import read_costs, read_metrics
-from segmentation.common.runfiles import UserError, read_csv, read_npz, write_csv, write_npz
-from segmentation.common.schemas import State, read_checked
+from segmentation.common.runfiles import UserError, read_csv, write_csv, write_npz
+from segmentation.common.schemas import (
+    Annotation,
+    Record,
+    State,
+    read_arrays,
+    read_checked,
+)
 from segmentation.data import drafts, formats, lists
 from segmentation.data.datafolder import open_data
 from segmentation.data.masks import read_mask
 from segmentation.data.photos import read_photo
 from segmentation.data.sources import survey
 from segmentation.model import metrics
-from segmentation.model.trained import open_trained
+from segmentation.model.encoders import read_file
+from segmentation.model.trained import KEY, open_trained
 from segmentation.model.unet import UNet, load_model, save_model
 
 SIZE = (37, 52)
@@ -97,10 +105,51 @@ def data_folder(folder):
     return target
 
 
+def records(path):
+    """The JSON files of runs."""
+    for schema in (State, Record, Annotation):
+        with contextlib.suppress(UserError):
+            read_checked(path, schema, "delete it")
+
+
 def weights(path):
-    with contextlib.suppress(UserError):
-        load_model(path)
-    open_trained(path)
+    for read in (load_model, read_file, open_trained):
+        with contextlib.suppress(UserError):
+            read(path)
+
+
+def exports(folder):
+    """The metadata in an ONNX file of export.py."""
+    import onnx
+
+    path = folder / "x.onnx"
+    model = tiny_onnx()
+
+    def target(data):
+        onnx.helper.set_model_props(model, {KEY: data.decode(errors="replace")})
+        onnx.save(model, path)
+        with contextlib.suppress(UserError):
+            trained = open_trained(path)
+            assert trained.channels == 1 and len(trained.size) == 2
+
+    return target
+
+
+def tiny_onnx():
+    """An ONNX network with the inputs and outputs of export.py: the logits are the image."""
+    from onnx import TensorProto, helper
+
+    image, logits = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1, "height", "width"])
+        for name in ("image", "logits")
+    )
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 1])
+    nodes = [
+        helper.make_node("Identity", ["image"], ["logits"]),
+        helper.make_node("ReduceMean", ["image"], ["features"], axes=[2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(nodes, "tiny", [image], [logits, features])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
 TARGETS = {
@@ -109,9 +158,11 @@ TARGETS = {
     "photographs": of_file("x.jpg", photo),
     "tables": tables,
     "data folders": data_folder,
-    "states": of_file("state.json", lambda path: read_checked(path, State, "delete it")),
-    "arrays": of_file("x.npz", read_npz),
+    "records": of_file("state.json", records),
+    "arrays": of_file("x.npz", read_arrays),
     "weights": of_file("w.pt", weights),
+    "safetensors": of_file("x.safetensors", read_file),
+    "exports": exports,
     "metrics": of_file("metrics.csv", read_metrics),
     "costs": of_file("cost.csv", read_costs),
 }
@@ -166,11 +217,19 @@ def run_files(folder):
     state = {"seed": 0, "data": "x", "synthetic": True, "rounds_planned": 0}
     state |= {"rounds": [{"round": 0, "labels": 1, "pseudo": [], "note": ""}]}
     state |= {"labelled": [{"id": "a", "round": 0, "score": None, "source": "random"}]}
-    (folder / "state.json").write_text(json.dumps({"schema": 1, **state}))
-    write_npz(folder / "x.npz", ids=np.array(["a"]), features=np.zeros((1, 2)))
+    asked = {"root": "x", "seed": 0, "test": ["a"], "rounds": [{"asked": ["b"], "labelled": None}]}
+    record = {"args": {"seed": 0}, "inputs": {"data": "x"}}
+    for name, content in (("state", state), ("annotate", asked), ("args", record)):
+        (folder / f"{name}.json").write_text(json.dumps({"schema": 1, **content}))
+    arrays = {"features": np.zeros((1, 2), np.float32), "cluster": np.zeros(1, np.int64)}
+    write_npz(folder / "x.npz", ids=np.array(["a"]), **arrays)
+    known = {"size": [32, 32], "channels": 1, "finish": {"views": True, "largest": False}}
+    known |= {"pairs": [[0.5, 0.5]], "reference": [[0.0], [0.5]]}
+    (folder / "exported").write_text(json.dumps(known))
+    save_file({"x": torch.zeros(2, 3), "y": torch.zeros(1)}, folder / "x.safetensors")
     torch.manual_seed(0)
     save_model(folder / "w.pt", UNet(width=1), size=[32, 32])
-    return {path.name: [path.read_bytes()] for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def corpus(name, folder):
@@ -191,9 +250,12 @@ def corpus(name, folder):
         arrays = np.zeros((3, 32, 32, 1), np.uint8), np.zeros((3, 32, 32), np.uint8)
         write_data(folder, *arrays, ids, ids[:2], ids[2:])
         return [b"\0".join((folder / f"{n}.json").read_bytes() for n in ("manifest", "splits"))]
-    files = {"states": "state.json", "arrays": "x.npz", "weights": "w.pt"}
-    files |= {"metrics": "metrics.csv", "costs": "cost.csv"}
-    return run_files(folder)[files[name]]
+    files = {"arrays": "x.npz", "weights": "w.pt", "safetensors": "x.safetensors"}
+    files |= {"exports": "exported", "metrics": "metrics.csv", "costs": "cost.csv"}
+    found = run_files(folder)
+    if name == "records":
+        return [found[f"{kind}.json"] for kind in ("state", "annotate", "args")]
+    return [found[files[name]]]
 
 
 def write_corpus(name, folder):

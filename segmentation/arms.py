@@ -28,6 +28,7 @@ from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURE
 from segmentation.analysis.plan import CALLS, STAGES, Values, calls
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError
+from segmentation.model.encoders import PACKAGED, is_backbone
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
 
 # Settings of the training of a network.
@@ -97,6 +98,19 @@ def without_effect(part, arm, strategies):
     return None
 
 
+def check_backbones(values):
+    """UserError if an arm's network or features are of a backbone that timm has not."""
+    names = {values.network(arm)[0] for arm in values.arms()} - {"paper"}
+    if any(arm.settings.get("features") == "timm" for arm in values.arms()):
+        names.add(values["BACKBONE"])
+    for name in sorted(names):
+        if not is_backbone(name):
+            setting = "ENCODER" if name == values["ENCODER"] else "BACKBONE"
+            raise UserError(
+                f"{setting}={name}: timm has no such backbone; give one such as {PACKAGED}"
+            )
+
+
 def listing():
     """All parts of names, as text."""
     queries = {name: rule for name, rule in QUERIES.items() if name not in COLD_STARTS}
@@ -131,6 +145,7 @@ def main():
     baselines = {table.baseline.removesuffix("+draws") for table in values.tables()} - {"none"}
     for arm in [*values.arms(), *map(parse, sorted(baselines))]:
         check(arm)
+    check_backbones(values)
     steps = [step for stage in args.calls for step in STAGES.get(stage, (stage,))]
     print("\n".join(line for step in steps for line in calls(step, values)))
 

@@ -860,6 +860,8 @@ SETTINGS = [
     ("DEMO_IMAGES", "0"),
     ("ENCODER_WEIGHTS", "/nowhere.pth"),
     ("IMAGENET", "/nowhere.pth"),
+    ("ENCODER", "nope"),
+    ("BACKBONE", "nope"),
 ]
 
 
@@ -869,6 +871,8 @@ def test_settings_of_run_sh(name, value, refused, monkeypatch):
         monkeypatch.setenv(key, text)
     if name == "BASELINE":
         monkeypatch.setenv("TABLES", "tables nope random saal")
+    if name == "BACKBONE":
+        monkeypatch.setenv("TABLES", "tables random random typicover+imagenet")
     if name == "ARMS":
         monkeypatch.setenv("TABLES", f"tables random {value}")
     line = refused("arms", "--calls", "prepare", "train", "tables")

@@ -97,11 +97,18 @@ def made_by_timm(name, **options):
     Such as hf-hub:OWNER/NAME and local-dir:FOLDER, for which timm would use the network or read
     the folder, even if it was a stranger's weights file that said so.
     """
-    import timm  # takes seconds
+    import timm
 
-    if not (isinstance(name, str) and timm.is_model(name)):
+    if not is_backbone(name):
         raise RuntimeError(f"Unknown model ({name})")
     return timm.create_model(name, **options)
+
+
+def is_backbone(name):
+    """Whether timm has a network of this name in its list."""
+    import timm  # takes seconds
+
+    return isinstance(name, str) and timm.is_model(name)
 
 
 def config_of(name):

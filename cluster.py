@@ -7,10 +7,10 @@
     python cluster.py --data data/isic2017 --features thumbnail --out runs/paper/cluster-thumbnail
 
 Each pool image, uncorrupted and in id order, goes once through the pretrained encoder in evaluation
-mode. The bottleneck is average-pooled (--pooling 1: 512 values at width 64; 2: 2048) and, with
---pca D, reduced to D dimensions. k-means divides the pool into clusters. Each cluster gets a share
-of the budget in proportion to its size, and its images nearest to the centroid are chosen, unless
---rule names another cold start.
+mode. The bottleneck is average-pooled (--pooling 1: 512 values at width 64; 2: 2048). k-means
+divides the pool into clusters, with --pca D by the features reduced to D dimensions. Each cluster
+gets a share of the budget in proportion to its size, and its images nearest to the centroid are
+chosen, unless --rule names another cold start; those that read features read them before --pca.
 
 Instead of the encoder, --features can take a backbone of timm trained on ImageNet (--weights: a
 file, `imagenet` to download timm's own, or `package`, EfficientNet-Lite0 as installed by pip), or
@@ -111,7 +111,8 @@ def parse_args():
         "brightness and contrast); standard, each feature to mean 0 and standard deviation 1 "
         "over the pool",
     )
-    add("--pca", type=int, default=0, help="dimensions after PCA; 0: no PCA")
+    help = "dimensions after PCA, for k-means and the map; 0: no PCA"
+    add("--pca", type=int, default=0, help=help)
     add("--k", type=positive, default=10, help="number of clusters")
     add("--n-init", type=positive, default=10, help="random starts of k-means; the best is kept")
     add(
@@ -270,7 +271,7 @@ class Pool:
 
 def choose(pool, args):
     """Positions of the --budget images that --rule chooses: int64, in the order to label them."""
-    arrays = {**pool.content, **vars(pool.clusters), "features": pool.features}
+    arrays = {**pool.content, **vars(pool.clusters)}  # as the rounds of active learning read them
     labelled = np.zeros(len(pool.features), dtype=bool)
     rng = numpy_rng(args.seed, "cluster", "rule")
     view = View(labelled, rng, reader(args.out, arrays))

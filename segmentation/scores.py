@@ -35,7 +35,9 @@ from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
 from segmentation.model.engine import evaluate
+from segmentation.model.finish import Finish
 from segmentation.model.trained import segmenter_for
+from segmentation.model.unet import read_extra
 from segmentation.selection import sizefree, uncertainty
 
 SCORES = {
@@ -82,7 +84,8 @@ def rows_of(args, data, path):
     if not model.dropout:
         tqdm.write(f"{path}: has no dropout, so {' and '.join(BY_DROPOUT)} are left out")
     images = Images(data, data.test, precision.device)
-    measured = evaluate(model, data, images, args.batch, precision.device)
+    finish = Finish(**read_extra(path).get("finish", {}))
+    measured = evaluate(model, data, images, args.batch, precision.device, finish)
     shares = sizefree.predicted_shares(model, images, args.batch, precision)
     others = {
         "error": 1 - np.array([row["dice"] for row in measured]),

@@ -8,7 +8,8 @@ Reads `ARM/seedS/state.json` and `ARM/seedS/round_RR/metrics.csv` under --runs, 
 
 - `table.md`, `table.csv`: a row per arm with every metric at its last round, averaged over the test
   images, as mean ± sample standard deviation over the seeds. With --baseline also the difference in
-  Dice to that arm, over the seeds that both have, with its 95 % t-interval.
+  Dice to that arm, over the seeds that both have, with its 95 % t-interval, where both end with
+  equally many labels.
 - `rounds.md`, `rounds.csv`: Dice at every number of labels.
 - `learning_curves.png`: the same as a picture.
 - `cost.md`, `cost.csv`: what the labels cost: the lengths of their outlines, and how much of these

@@ -107,6 +107,17 @@ def test_feature_sizes(data, weights, tmp_path, options, width):
     assert read_npz(tmp_path / "clusters.npz")["centroids"].shape == (4, dimensions)
 
 
+def test_a_rule_reads_the_features_that_the_loop_reads(data, weights, tmp_path):
+    """Those before --pca, by which an arm of the same rule chooses too."""
+    words = ["--data", data, "--weights", weights / "encoder.pt", *CLUSTER, "--rule", "kcenter"]
+    chosen = []
+    for name, more in (("all", []), ("few", ["--pca", 2])):
+        call("cluster", *words, "--out", tmp_path / name, *more)
+        selection = json.loads((tmp_path / name / "selection.json").read_text())["selection"]
+        chosen.append([entry["id"] for entry in selection])
+    assert chosen[0] == chosen[1]
+
+
 def test_the_whole_pool_can_be_asked_for(data, weights, tmp_path):
     words = ["--data", data, "--weights", weights / "encoder.pt", "--out", tmp_path]
     call("cluster", *words, "--k", 48, "--budget", 48, "--device", "cpu")

@@ -46,6 +46,31 @@ def test_correlations(data, runs, tmp_path, capsys):
     assert "| entropy | 2 |" in text and text in capsys.readouterr().out
 
 
+def test_the_error_is_that_of_the_masks_of_the_training(data, tmp_path):
+    """With --largest the metrics of a run are those of the largest region, and so is the error."""
+    words = [
+        *LOOP,
+        "--epochs",
+        30,
+        "--epochs-round",
+        20,
+        "--lr",
+        0.02,
+        "--dropout",
+        0.1,
+        "--largest",
+        "--views",
+    ]
+    call("active_learning", "--data", data, "--out", tmp_path / "run", "--seed", 0, *words)
+    path = tmp_path / "run" / "round_02" / "weights.pt"
+    call("scores", "--data", data, "--weights", path, "--out", tmp_path / "out", "--passes", 3)
+    error = 1 - np.array([float(row["dice"]) for row in read_csv(path.parent / "metrics.csv")])
+    images = Images(opened := open_data(data), opened.test, "cpu")
+    entropy = score_entropy(load_model(path), images, 5, Precision(torch.device("cpu")))
+    row = read_csv(tmp_path / "out" / "scores.csv")[0]
+    assert float(row["error"]) == pytest.approx(spearmanr(entropy, error).statistic)
+
+
 def test_a_score_that_is_the_error_or_the_area(data, runs, tmp_path, monkeypatch):
     def error(model, images, batch, precision):
         rows = scores.evaluate(model, images.data, images, batch, precision.device)

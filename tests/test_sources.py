@@ -245,6 +245,31 @@ def test_where_masks_are_found(tmp_path, name, of, ending):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        ("P1/b", None),  # P1 is a patient, P2/b another's image
+        ("P1/b_mask", None),
+        ("export/P1/b", None),
+        ("export/P2/b", "P2/b"),
+        ("export/b_mask", "P2/b"),  # export is no folder of images
+        ("P2/c", "P2/left/c"),  # below P2
+        ("P1/d", None),  # an image without a folder
+        ("export/d", "d"),
+    ],
+)
+def test_a_mask_is_of_an_image_in_its_folder(tmp_path, name, of):
+    for place, image in enumerate(("P1/a", "P2/b", "P2/left/c", "d")):
+        save(tmp_path / f"raw/images/{image}.png", picture(place))
+    for mask in ("P1/a", name):
+        save(tmp_path / f"raw/masks/{mask}.png", blob(0))
+    make("--root", tmp_path / "raw", "--out", tmp_path / "d")
+    found = {key for key, row in rows(tmp_path / "d").items() if row["mask"]}
+    assert found == {"P1/a"} | ({of} if of else set())
+    line = lines(tmp_path / "d")[f"masks/{name}.png"]
+    assert line[0] == ("mask" if of else "mask without image")
+
+
 def test_masks_named_flat_for_every_odd_name(tmp_path):
     for place, name in enumerate(ODD):
         save(tmp_path / f"raw/images/P/{name}.png", picture(place))

@@ -6,7 +6,7 @@ from conftest import call
 from scipy import stats
 from test_tables import write_run
 
-from segmentation.analysis.screening import spreads
+from segmentation.analysis.screening import narrower, spreads
 from segmentation.common.runfiles import read_csv
 
 GAINS = {"same": (0.0, 0.001, -0.001, 0.0005, 0.0), "better": (0.05, 0.06, 0.04, 0.05, 0.055)}
@@ -107,11 +107,30 @@ def test_spread_within_splits():
     assert random.p is None and close.p < 0.01 < 0.1 < alike.p
     for one in (random, close, alike):
         assert one.sd == pytest.approx(dice[one.rule].var(axis=1, ddof=1).mean() ** 0.5)
-    apart = {name: np.abs(x - np.median(x, 1, keepdims=True)).ravel() for name, x in dice.items()}
+    apart = {name: np.abs(x - np.median(x, 1, keepdims=True)) for name, x in dice.items()}
+    apart = {name: np.sort(x, 1)[:, 1:].ravel() for name, x in apart.items()}
     raw = stats.ttest_ind(apart["close"], apart["random"], equal_var=False, alternative="less")
     assert close.p == pytest.approx(2 * raw.pvalue)
     one_seed = [row for row in rows if row["seed"] == 0]
     assert {(one.sd, one.p) for one in spreads(one_seed, "random")} == {(None, None)}
+    more = [row for row in rows if row["rule"] == "close" or row["seed"] < 3]
+    same = [row for row in rows if row["seed"] < 3]
+    assert [one.p for one in spreads(more, "random")] == [one.p for one in spreads(same, "random")]
+    copied = [{**row, "rule": "copy"} for row in rows if row["rule"] == "random"]
+    assert spreads([*rows, *copied], "random")[:3] == [random, close, alike]  # not in the family
+
+
+@pytest.mark.parametrize(("splits", "seeds"), [(10, 2), (5, 3), (5, 4), (5, 10)])
+def test_equal_spreads_are_seldom_called_different(splits, seeds):
+    """One of twenty tables; with Levene's distances as they are, one of eight with two seeds."""
+    rng, below = np.random.default_rng(0), 0
+    for _ in range(1000):
+        own, other = (
+            {split: dict(enumerate(values)) for split, values in enumerate(side)}
+            for side in rng.normal(size=(2, splits, seeds))
+        )
+        below += narrower(own, other) < 0.05
+    assert 0.02 <= below / 1000 <= 0.065
 
 
 def test_spread_of_one_split_is_that_of_brown_and_forsythe():

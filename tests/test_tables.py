@@ -141,10 +141,10 @@ def test_paired_difference(runs, monkeypatch):
     assert saal["dice_vs_baseline_n"] == "3"
     interval = ttest_rel([0.71, 0.75, 0.76], [0.70, 0.72, 0.74]).confidence_interval(0.95)
     assert float(saal["dice_vs_baseline_low"]) == pytest.approx(interval.low)
-    assert (full["dice_vs_baseline_low"], full["dice_vs_baseline_n"]) == ("", "1")
+    assert (full["dice_vs_baseline_difference"], full["dice_vs_baseline_n"]) == ("", "0")
     text = (runs.parent / "tables" / "table.md").read_text()
     assert "+2.0 [-0.5, +4.5], n = 3 |" in text
-    assert "+20.0 –, n = 1 |" in text
+    assert "12.2 ± – | other labels or seeds |" in text  # 100 labels against 20
     assert "| baseline |" in text
 
 
@@ -153,7 +153,7 @@ def test_no_common_seed(tmp_path):
     write_run(tmp_path, "b", 1, (0.5, 0.7))
     groups = by_arm(read_runs(tmp_path)[0])
     row = comparisons.final_rows(groups, "a")[1]
-    assert markdown.difference_text(row) == "no common seed"
+    assert markdown.difference_text(row) == "other labels or seeds"
 
 
 def test_unfinished_runs_are_named(runs, monkeypatch):

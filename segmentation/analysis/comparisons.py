@@ -17,7 +17,10 @@ AREA = "area under the curve"  # in the column of numbers of labels
 
 
 def final_rows(groups, baseline=None):
-    """The rows of table.csv: one per arm, at its last round."""
+    """The rows of table.csv: one per arm, at its last round.
+
+    The difference to the baseline is left empty where that ends with another number of labels.
+    """
     rows = []
     for arm, group in groups.items():
         row = {"arm": arm, "seeds": len(group), "labels": group[0].labels[-1]}
@@ -29,6 +32,7 @@ def final_rows(groups, baseline=None):
             values = [
                 run.means[-1]["dice"] - other.means[-1]["dice"]
                 for run, other in pairs(group, groups[baseline])
+                if run.labels[-1] == other.labels[-1]
             ]
             paired = significance.t_interval(values) if values else significance.Interval(None)
             for name, value in zip(("difference", "low", "high"), paired, strict=True):

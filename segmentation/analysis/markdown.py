@@ -84,7 +84,7 @@ def difference_text(row):
     """`+1.2 [-0.3, +2.7], n = 3` in Dice points, from a row of table.csv."""
     n = row["dice_vs_baseline_n"]
     if n == 0:
-        return "no common seed"
+        return "other labels or seeds"
     names = ("difference", "low", "high")
     return f"{with_interval(*(row[f'dice_vs_baseline_{name}'] for name in names))}, n = {n}"
 

@@ -159,20 +159,29 @@ def owners_of(ids):
 
     In this order, with the ending _segmentation or _mask or without: the id itself; the flat name
     of an id; the name of an image without its folders, which fits all images of that name. A tool
-    may put folders of its own before the name: they are left out if nothing fits with them.
+    may put folders of its own before the name: they are left out, one by one, if nothing fits with
+    them. Folders of the images are none of a tool's: what names one fits only images below it, so
+    that a mask of one patient's image that is not there fits none of another's.
     """
     flat = {flat_name(name): name for name in ids}
-    short = defaultdict(set)
+    short, folders = defaultdict(set), {"."}
     for name in ids:
         short[bare(name)].add(name)
+        folders.update(map(str, PurePosixPath(name).parents))
 
     def owners(stem):
-        names = stem, MASK_ENDING.sub("", stem), bare(stem)
-        for name in dict.fromkeys(names):
-            fits = {found for found in (name if name in ids else None, flat.get(name)) if found}
-            if fits or short.get(name):
-                return fits or short[name]
-        return set()
+        while True:
+            folder = str(PurePosixPath(stem).parent)
+            for name in dict.fromkeys((stem, MASK_ENDING.sub("", stem))):
+                fits = {found for found in (name if name in ids else None, flat.get(name)) if found}
+                if not fits and folder in folders:
+                    below = "" if folder == "." else f"{folder}/"
+                    fits = {found for found in short[bare(name)] if found.startswith(below)}
+                if fits:
+                    return fits
+            if folder in folders:
+                return set()
+            stem = stem.partition("/")[2]
 
     return owners
 

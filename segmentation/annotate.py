@@ -97,7 +97,7 @@ def parse_args():
         "--cold-start", choices=COLD_STARTS, default="typicover", help="strategy of the first round"
     )
     add("--query", choices=QUERIES, default="typicover", help="strategy of later rounds")
-    help = "optimizer steps of each round; give 1600 when there are some 100 outlines"
+    help = "optimizer steps of each round from now on; give 1600 with some 100 outlines"
     add("--steps", type=positive, default=400, help=help)
     add("--allow-partial", action="store_true", help="go on with the outlines that there are")
     add("--skip-bad", action="store_true", help="go on without files that cannot be used")

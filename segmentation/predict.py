@@ -174,11 +174,14 @@ class Out:
         return {row["image"]: row for row in csv.DictReader(io.StringIO(whole, newline=""))}
 
     def is_done(self, name, path, rows):
-        """Whether an image has a row, and a mask that is not older than itself."""
-        mask = self.path("masks", name, ".png")
+        """Whether an image has a row, and a mask that was written after it came to its place.
+
+        A copy can keep the time of its original (cp -p), but not that of the change of its entry.
+        """
+        mask, image = self.path("masks", name, ".png"), path.stat()
         if name not in rows or not mask.exists():
             return False
-        return mask.stat().st_mtime_ns >= path.stat().st_mtime_ns
+        return mask.stat().st_mtime_ns >= max(image.st_mtime_ns, image.st_ctime_ns)
 
 
 # One image --------------------------------------------------------------------------------------

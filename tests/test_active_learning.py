@@ -548,6 +548,24 @@ def test_a_person_who_answers_like_the_oracle_gets_the_same_models(run, data, tm
     assert state["rounds_planned"] == 2
 
 
+def test_later_rounds_of_a_person_may_have_other_steps(run, data, tmp_path, refused):
+    """Also where a part of the round has been trained with those of before."""
+    ids = open_data(data).pool[:10]
+    common = ["--recipe", "strong", "--self-train", "--folds", 2, "--keep-weights"]
+    labels = [labels_file(tmp_path / f"{n}.csv", [ids[:6], ids[6:]][:n]) for n in (1, 2)]
+    ways = {"once": (labels[0],), "more": (labels[0], labels[1])}
+    for name, files in ways.items():
+        for steps, path in zip((4, 8), files, strict=False):
+            words = run.words(tmp_path / name, "random", *common, "--labelled", path)
+            call("active_learning", *words, "--steps", steps)
+    assert [entry["steps"] for entry in state_of(tmp_path / "more")["rounds"]] == [4, 8]
+    first = [(tmp_path / name / "round_00" / "weights.pt").read_bytes() for name in ways]
+    assert first[0] == first[1]
+    words = run.words(tmp_path / "oracle", "random", *common, "--budgets", 6)
+    call("active_learning", *words, "--steps", 4)
+    assert "--steps 4, not 8" in refused("active_learning", *words, "--steps", 8)
+
+
 def test_the_next_images_need_no_masks(run, data, tmp_path):
     """All images without a mask can be suggested; what is labelled must have one."""
     copy = shutil.copytree(data, tmp_path / "data")

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -281,6 +282,16 @@ def test_new_and_changed_images_are_made(photos, tmp_path, capsys):
     assert list(rows) == sorted([*PICTURES, "new/e.png"])
     assert mask_of(out, "a.png").shape == (70, 80) and rows["a.png"]["height"] == "70"
     assert files_of(out)["masks/bert/a.png"] == before["masks/bert/a.png"]
+
+
+def test_a_copy_that_keeps_its_time_is_a_new_image(photos, tmp_path):
+    weights, out = make_weights(tmp_path / "w"), tmp_path / "out"
+    other = save(tmp_path / "other.png", smooth(51, (70, 80)))
+    os.utime(other, (other.stat().st_mtime - 3600,) * 2)
+    run(weights, photos, out)
+    shutil.copy2(other, photos / "a.png")
+    rows = run(weights, photos, out)
+    assert mask_of(out, "a.png").shape == (70, 80) and rows["a.png"]["height"] == "70"
 
 
 def test_unreadable_files_are_listed_and_the_rest_is_done(photos, tmp_path, capsys):

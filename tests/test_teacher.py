@@ -87,6 +87,20 @@ def test_loss_is_the_difference_of_the_moved_prediction_and_that_of_the_moved_im
     )
 
 
+def test_autocast_does_not_move_what_the_student_sees():
+    """The grid of a view would be bfloat16, and the image lie beside its target."""
+    seen, own = [], teacher.Teacher(network(), pool(), generator(2))
+
+    def student(images):
+        seen.append(images)
+        return images
+
+    own.loss(student, 4, 0.3, generator(3), Precision(torch.device("cpu"), torch.bfloat16))
+    places = torch.randint(len(own.images), (4,), generator=generator(2))
+    inputs = own.images[places].float() / 255
+    assert torch.equal(seen[0], draw(inputs.shape, "all", generator(3)).image(inputs))
+
+
 def test_loss_teaches_the_student_and_not_the_teacher():
     own, student = teacher.Teacher(network(), pool(), generator()), network(1).train()
     own.loss(student, 2, 0.9, generator(), CPU).backward()

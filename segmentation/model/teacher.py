@@ -47,10 +47,11 @@ class Teacher:
         places = torch.randint(len(self.images), (count,), generator=self.generator)
         inputs = to_input(self.images[places])
         views = draw(inputs.shape, "all", views_rng).to(inputs.device)
+        seen = views.image(inputs)  # not under autocast, which would round where pixels go
         with torch.no_grad(), precision.autocast():
             taught = self.model(inputs)
         with precision.autocast():
-            learnt = student(views.image(inputs))
+            learnt = student(seen)
         target = views.move(taught.float().sigmoid(), "bilinear")
         return consistency_weight(done) * mse_loss(learnt.float().sigmoid(), target)
 

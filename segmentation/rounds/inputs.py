@@ -145,8 +145,11 @@ class Inputs:
 
     @property
     def free(self):
-        """What may change between two calls: with --labelled, what a person adds."""
-        return () if self.given is None else ("data", "clusters", "labelled", "suggest")
+        """What may change between two calls: with --labelled, what a person adds, and the steps.
+
+        state.json has the steps of each round.
+        """
+        return () if self.given is None else ("data", "clusters", "labelled", "suggest", "steps")
 
     def state(self, args):
         """The content of the run's state.json, or what it is before the first round."""

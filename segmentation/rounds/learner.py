@@ -174,7 +174,8 @@ class Learner:
             partial_folder(self.args.out, stream[2])
             / f"{'-'.join(map(str, stream[3:])) or 'first'}.pt"
         )
-        origin = json.dumps([self.data.fingerprint, ids])
+        steps = steps_of(self.recipe, len(ids), is_first, models)
+        origin = json.dumps([self.data.fingerprint, ids, steps])
         if kept.exists() and (content := read_torch(kept))["origin"] == origin:
             self.pace.skip(sum(row["steps"] for row in content["log"]))
             model.load_state_dict(content["model"])
@@ -186,7 +187,6 @@ class Learner:
         teacher = None
         if self.args.mean_teacher:
             teacher = Teacher(model, self.images, torch_rng(*stream, "teacher"))
-        steps = steps_of(self.recipe, len(ids), is_first, models)
         desc = " ".join(map(str, stream[1:]))
         with tqdm(total=steps, desc=desc, unit="step", leave=False, disable=None) as bar:
 

@@ -11,8 +11,9 @@
 #   DATA=/my/images PRESET=lab bash run.sh         the strongest training, in colour, two cores
 #   DATA=/my/images PRESET=cpu ARMS=full bash run.sh
 #
-# Every name below can be set from the environment. Finished stages are skipped; after an
-# interruption the same command continues where it stopped. For other settings, give another RUN.
+# Every name below can be set from the environment; paths are absolute, or start in this folder. Finished
+# stages are skipped; after an interruption the same command continues where it stopped. For other
+# settings, give another RUN.
 #
 # Several GPUs, or several machines with one file system: prepare once, train one share of the runs
 # on each, then make the tables.
@@ -41,11 +42,12 @@
 # On a CUDA GPU, networks train and score in bf16 autocast (fp16 with loss scaling on GPUs without
 # bf16), with the pool in GPU memory; AMP=off uses float32 throughout, as on a CPU. COMPILE=on and
 # COMPILE=graphs compile the pretraining; if that fails, it prints a warning and runs uncompiled. With
-# DETERMINISTIC=1 the same call gives the same bytes again on the same GPU, as it always does on a CPU.
-# The scripts also have --no-tf32, and --pool-on host to leave the pool on disk. Test images are
-# always predicted in float32.
+# DETERMINISTIC=1 the same call gives the same bytes again on the same GPU, as it always does on a CPU
+# with the same number of threads (OMP_NUM_THREADS; else the cores that each of the runs at once has). The
+# scripts also have --no-tf32, and --pool-on host to leave the pool on disk. Test images are always
+# predicted in float32.
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH='' cd -- "$(dirname "$0")"
 
 : "${PRESET:=demo}"
 choose() { # NAME demo cpu paper study encoders lab: sets an unset NAME to the preset's value
@@ -146,7 +148,8 @@ steps-unet random+unet+strong random+unet+strong random+unet+strong+steps1600
 steps-scratch random+untrained+strong random+untrained+strong random+untrained+strong+steps1600
 frozen random random random+frozen" "
 tables random+trained full+trained random+trained random+trained+selftrain typicover+trained+selftrain+imagenet+pool1"
-[ -z "${ARMS+set}" ] || TABLES="tables ${BASELINE:-random} $ARMS"  # or your own table
+case " ${ARMS:-} " in *" random "*) : "${BASELINE:=random}" ;; *) : "${BASELINE:=none}" ;; esac
+[ -z "${ARMS+set}" ] || TABLES="tables $BASELINE $ARMS"  # or your own table
 : "${BACKBONE:=tf_efficientnet_lite0}" # for +imagenet: any backbone of timm
 : "${IMAGENET:=package}"  # its weights: a file, imagenet (downloaded by timm), package (of the above)
 : "${LINK_COPIES:=0}"    # 1: copies of a photograph, in other colours say, on one side of the split
@@ -231,6 +234,9 @@ trap 'stop SIGTERM 143' TERM
 trap 'stop SIGHUP 129' HUP
 
 stages="prepare train tables"
+if [ $# -gt 1 ] && [ "$1" != test ]; then
+  echo "error: run.sh $*: give one word; nothing stands for prepare, train and tables" >&2 && exit 2
+fi
 case ${1:-} in
   test)
     set_up requirements.txt tests/requirements.txt

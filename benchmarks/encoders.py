@@ -50,7 +50,7 @@ def main():
     args = parse_args()
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    shape = (40, 3, args.size, args.size)
+    shape = (args.batch * args.steps, 3, args.size, args.size)  # an epoch of whole batches
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     masks = (images[:, 0] > 127).to(torch.uint8)
     device, count = pick_device(args.device), args.batch * args.steps

@@ -15,7 +15,7 @@
 # Exit code 0: all that was asked for is done; 2: no CUDA device, or a piece failed, which the last
 # line names; 3: LIMIT is over and the same command goes on; 130, 143: stopped.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH='' cd -- "$(dirname "$0")/.."
 
 # ---- Settings -----------------------------------------------------------------------------------
 : "${DEVICE:=cuda}"    # cuda, cuda:N, or cpu for a rehearsal

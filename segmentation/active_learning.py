@@ -176,6 +176,11 @@ def parse_args():
         raise UserError(f"strategy {seeing[0]} needs --clusters, a folder written by cluster.py")
     if args.frozen:
         refuse_for_frozen(args)
+    elif not args.encoder_rate and args.init == "none" and args.encoder_weights is None:
+        raise UserError(
+            "--encoder-rate 0 (--recipe pretrained) leaves the encoder as it is, here random; give "
+            "--encoder-weights, --init or a rate"
+        )
     if QUERIES[args.query].heads and not args.heads:
         raise UserError(f"--query {args.query} needs --heads: it compares the masks of the heads")
     if args.initial != "all" and not (args.initial.isdecimal() and int(args.initial)):

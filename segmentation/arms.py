@@ -24,7 +24,14 @@ if __name__ == "__main__":
 
     leave_at_once()  # while modules are imported
 
-from segmentation.analysis.grammar import FULL, GRAMMAR, MODIFIERS, SEES_FEATURES, parse
+from segmentation.analysis.grammar import (
+    FULL,
+    GRAMMAR,
+    MODIFIERS,
+    PRETRAINED,
+    SEES_FEATURES,
+    parse,
+)
 from segmentation.analysis.plan import CALLS, STAGES, Values, calls
 from segmentation.common.door import run_script
 from segmentation.common.runfiles import Parser, UserError
@@ -77,6 +84,10 @@ def check(arm):
     if arm.features in WITHOUT_MAPS and any("patterns" in rule.reads for rule in strategies):
         (part,) = arm.names(("features",))
         raise UserError(f"{arm.name}: +{part} has no feature maps, which patterns needs; remove it")
+    if arm.features not in PRETRAINED and any("pretext_loss" in rule.reads for rule in strategies):
+        (part,) = arm.names(("features",))
+        what = f"+{part} restores no images, and pretext_loss is the error of that"
+        raise UserError(f"{arm.name}: {what}; remove it")
     if any(rule.heads for rule in strategies) and "heads" not in arm.settings:
         raise UserError(f"{arm.name}: {arm.query} compares the heads of a model; add +heads")
 

@@ -105,13 +105,23 @@ class Schedule:
             self.waiting.put(call)
         self.environment = {"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ}
         self.lock = threading.Lock()
-        self.stopping, self.running = False, set()
+        self.stopping, self.running, self.error = False, set(), None
         self.started = time.monotonic()
         self.durations = []  # of the calls that had something to do
         self.done, self.failed = 0, {}
 
     def work(self):
-        """Carry out calls until none is waiting; one thread of several."""
+        """Carry out calls until none is waiting; one thread of several.
+
+        What keeps it from that, as a full disk below the output, ends all calls.
+        """
+        try:
+            self.carry_out()
+        except BaseException as error:
+            self.error = self.error or error
+            self.stop()
+
+    def carry_out(self):
         while True:
             try:
                 name, *options = self.waiting.get_nowait()
@@ -199,6 +209,8 @@ def main():
         for thread in threads:
             thread.join()
         raise
+    if schedule.error is not None:
+        raise schedule.error
     if schedule.stopping:
         raise Stopped(signal.SIGINT)
     if schedule.failed:

@@ -87,6 +87,10 @@ from segmentation.common.runfiles import Parser, UserError, real, write_csv, wri
 
 DICE = "Dice on the test images (%)"
 
+TABLES = ("table", "rounds", "significance", "summary", "cost", "equal_cost", "targets")
+WRITTEN = [f"{name}.{kind}" for name in TABLES for kind in ("md", "csv")]
+WRITTEN += ["learning_curves.png", "cost_curves.png", "ranks.png"]
+
 
 def parse_args():
     parser = Parser(__doc__)
@@ -188,6 +192,8 @@ def main():
     if args.targets:
         rows = target_rows(groups, [target / 100 for target in args.targets])
         tables["targets"] = (rows, targets_markdown(rows), [TARGETS])
+    for name in WRITTEN:  # by an earlier call, whose options may have been others
+        (out / name).unlink(missing_ok=True)
     synthetic = any(run.synthetic for run in runs)
     heading = "**Synthetic demo data: these numbers say nothing about skin.**\n\n" * synthetic
     command = shlex.join(["python", "segmentation/tables.py", *sys.argv[1:]])

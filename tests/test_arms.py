@@ -360,7 +360,7 @@ def test_names_with_blanks_and_shell_characters_stay_one_word():
         ({"SHARD": "x"}, "SHARD=x is not a share"),
         ({"OTHER_BUDGETS": "x"}, "OTHER_BUDGETS: 'x' is not PATTERN...: NUMBER..."),
         ({"ARMS": "random+frozen"}, r"random\+frozen: set ENCODER to a backbone of timm"),
-        ({"FINISH": "smooth"}, "FINISH=smooth: give nothing, views, largest, or both"),
+        ({"RECIPE": "pretrained"}, "leaves the encoder as it is, here random"),
         ({"ARMS": ""}, "has no arms; give NAME BASELINE ARM"),
         ({"ARMS": "random+luck"}, r"\+luck is not known"),
         ({"RUN": "two\nlines"}, "a name has a line break; rename it"),
@@ -373,12 +373,50 @@ def test_values_that_are_refused(changes, message):
             list(calls(step, values))
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        ("cpu", {"INITIAL": "all", "ROUNDS": "0", "ARMS": "saal"}, "INITIAL='all': the rules of"),
+        ("cpu", {"INITIAL": "", "ARMS": "full saal"}, "BUDGETS and INITIAL are empty"),
+        ("cpu", {"INITIAL": "", "ARMS": "random"}, "BUDGETS and INITIAL are empty"),
+        ("study", {"CHOICES": "12"}, r"CHOICES=12: random is measured at \[10, 20, "),
+        ("demo", {"BASELINE": "random", "ARMS": "saal"}, "random, the baseline of tables, is none"),
+        ("demo", {"TABLES": "t random saal"}, "random, the baseline of t, is none of its arms"),
+        ("demo", {"SEEDS": "00"}, "SEEDS='00': give numbers"),
+        ("demo", {"FINISH": "smooth"}, "FINISH='smooth': give nothing, views, largest or both"),
+    ],
+)
+def test_values_that_are_refused_before_anything_runs(preset, changes, message):
+    with pytest.raises(UserError, match=message):
+        hyperparameters(preset, **changes).check()
+
+
+@pytest.mark.parametrize("preset", ["demo", "cpu", "paper", "study", "encoders", "lab"])
+def test_the_presets_pass_the_check(preset):
+    for changes in ({}, {"ARMS": "saal"}, {"ARMS": "full random", "SEEDS": "0 10"}):
+        hyperparameters(preset, CHOICES="", **changes).check()
+    hyperparameters(preset).check()
+
+
+def test_an_arm_adds_to_the_finish_of_all():
+    for finish, arm, expected in (
+        ("", "random", []),
+        ("both", "random", ["--views", "--largest"]),
+        ("largest views", "random", ["--views", "--largest"]),
+        ("largest", "random+views", ["--views", "--largest"]),
+        ("views", "random+views", ["--views"]),
+    ):
+        values = hyperparameters("lab", FINISH=finish, ARMS=arm)
+        words = next(iter(words_of("train", values).values()))
+        assert [word for word in words if word in ("--views", "--largest")] == expected
+
+
 def test_tables_name_their_baseline_and_their_bound():
     values = hyperparameters("study", CHOICES="20")
     tables = words_of("tables", values)
     assert "--baseline random --bound full" in " ".join(tables["tables/coldstart"])
     assert "--baseline random+draws" in " ".join(tables["tables/draws"])
-    none = hyperparameters("demo", ARMS="saal full", BASELINE="nobody", CHOICES="")
+    none = hyperparameters("demo", ARMS="saal full", BASELINE="none", CHOICES="")
     assert "--baseline" not in words_of("tables", none)["tables"]
     assert not words_of("choices", none) and not words_of("diagnose", none)
     shown = words_of("choices", values)["choices"]

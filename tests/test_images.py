@@ -100,3 +100,12 @@ def test_a_card_holds_what_it_has_room_for(opened, monkeypatch):
     assert torch.equal(images[:], host[:]) and host[:].device.type == "cuda"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (32 * 32, 1 << 30))
     assert Images(opened, opened.pool, "cuda").held is None
+
+
+def test_the_room_on_the_current_card_is_asked_for_without_a_device(data, monkeypatch):
+    """PyTorch 2.4 refuses torch.device("cuda"), which has no number."""
+    asked, opened = [], open_data(data)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (0, 0))
+    for name in ("cuda", "cuda:1"):
+        Images(opened, opened.pool, name)
+    assert asked == [None, 1]

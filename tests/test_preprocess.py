@@ -1052,3 +1052,12 @@ def test_a_folder_that_was_being_replaced_gets_its_name_again(tmp_path, capsys):
     make(*words)
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "d").glob("*.npy")}
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_arrays_have_their_room_where_posix_fallocate_is_missing(tmp_path, monkeypatch):
+    """As on macOS; the header stays as it is."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    array = building.new_array(tmp_path / "x.npy", (3, 5, 7))
+    array[1] = 9
+    del array
+    assert np.load(tmp_path / "x.npy").sum(axis=(1, 2)).tolist() == [0, 9 * 35, 0]

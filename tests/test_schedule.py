@@ -52,6 +52,24 @@ def test_calls_of_a_list(data, tmp_path):
     assert second.returncode == 0 and second.stdout.count("finished already") == 3
 
 
+def test_no_call_is_lost_where_nothing_can_be_said(tmp_path):
+    """A full disk below the output: the exit code says that not all is done."""
+    (tmp_path / "one.py").write_text("print('done')\n")
+    for out, code in (("/dev/full", 2), ("/dev/null", 0)):
+        with open(out, "w") as full:
+            result = subprocess.run(
+                [sys.executable, "segmentation/schedule.py", "--jobs", "2"],
+                cwd=ROOT,
+                input=f"a {tmp_path}/one.py\nb {tmp_path}/one.py\n",
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert result.returncode == code
+        lines = result.stderr.splitlines()
+        assert [line[:7] for line in lines] == ["error: "] * (code == 2), result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "lines", "message"),
     [

@@ -77,9 +77,19 @@ def test_runs_of_different_code_are_not_averaged(runs, tmp_path, refused, capsys
     write_json(runs / "random" / "seed1" / "env.json", {**env, "sources": "f" * 64})
     line = refused("tables", *words)
     assert "different code" in line and "fffffff: 1 runs, such as random/seed1" in line
-    assert f"{env['sources'][:7]}: 1 runs, such as random/seed0" in line and "--mixed" in line
+    assert f"{env['sources'][:7]}: 2 runs, such as random/seed0" in line and "--mixed" in line
     call("tables", *words, "--mixed")
     assert "Runs of different code" in (tmp_path / "tables" / "table.md").read_text()
+
+
+def test_a_run_that_other_code_has_continued_is_not_averaged(runs, tmp_path, refused):
+    path = runs / "random" / "seed1" / "state.json"
+    state = read_json(path)
+    assert [entry["sources"] for entry in state["rounds"]] == [sources_sha256()]
+    state["rounds"][0]["sources"] = "f" * 64
+    write_json(path, state)
+    line = refused("tables", "--runs", runs, "--out", tmp_path / "tables")
+    assert "fffffff: 1 runs, such as random/seed1" in line
 
 
 def test_runs_from_before_the_hash_go_together(runs, tmp_path):
@@ -88,4 +98,7 @@ def test_runs_from_before_the_hash_go_together(runs, tmp_path):
         env = read_json(path)
         del env["sources"]
         write_json(path, env)
+        state = read_json(path.with_name("state.json"))
+        del state["rounds"][0]["sources"]
+        write_json(path.with_name("state.json"), state)
     call("tables", "--runs", runs, "--out", tmp_path / "tables")

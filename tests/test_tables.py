@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -163,6 +164,31 @@ def test_unfinished_runs_are_named(runs, monkeypatch):
     text = (runs.parent / "tables" / "table.md").read_text()
     assert "Left out, unfinished (rounds done): new/seed0 (0), saal/seed3 (1)." in text
     assert "| saal | 20 | – | 3 | 74.0" in text
+
+
+def test_tables_of_an_earlier_call_go(runs, monkeypatch):
+    run_main(monkeypatch, "--runs", runs, "--baseline", "random", "--targets", 70)
+    out = runs.parent / "tables"
+    assert {"significance.md", "summary.csv", "ranks.png", "targets.md"} <= set(os.listdir(out))
+    (out / "README.md").write_text("mine")
+    run_main(monkeypatch, "--runs", runs, "--arms", "saal")
+    assert sorted(os.listdir(out)) == [
+        "README.md", "learning_curves.png", "rounds.csv", "rounds.md", "table.csv", "table.md",
+    ]  # fmt: skip
+
+
+def test_seeds_of_an_arm_with_other_options(runs, monkeypatch, refused):
+    for seed, lr in enumerate((0.1, 0.2, 0.1)):
+        args = {"seed": seed, "lr": lr, "out": f"x/{seed}", "clusters": f"c/{seed}"}
+        write_json(runs / "saal" / f"seed{seed}" / "args.json", {"args": args, "inputs": {}})
+    line = refused("tables", "--runs", runs)
+    assert "saal: seed0 has --lr 0.1, seed1 0.2; make them again" in line and str(runs) in line
+    run_main(monkeypatch, "--runs", runs, "--mixed")
+    text = (runs.parent / "tables" / "table.md").read_text()
+    assert "**Seeds of an arm with different options:** saal: seed0 has --lr 0.1, seed1 0.2" in text
+    args = {"seed": 1, "mix": "none"}  # of another version: nothing to compare
+    write_json(runs / "saal" / "seed1" / "args.json", {"args": args, "inputs": {}})
+    run_main(monkeypatch, "--runs", runs)
 
 
 def test_synthetic_data_is_labelled(tmp_path, monkeypatch):

@@ -44,11 +44,15 @@ SETTINGS = {  # name -> (what it must match, in words)
     "LINK_COPIES": ("[01]", "1 to keep copies of a photograph on one side of the split, or 0"),
     "DETERMINISTIC": ("[01]", "1 for the same bytes in each call on a GPU, or 0"),
     "MIXED": ("[01]", "1 for tables also of runs that different code has made, or 0"),
-    "SEEDS": (rf"\s*{NATURAL}(\s+{NATURAL})*\s*", "numbers such as '0 1 2'"),
+    "SEEDS": (r"\s*(0|[1-9][0-9]*)(\s+(0|[1-9][0-9]*))*\s*", "numbers such as '0 1 2'"),
     "SIZE": (r"[0-9]+(x[0-9]+)?", "pixels, such as 64 or 192x240"),
     "SPLIT_SEED": (f"-?{NATURAL}", "a number"),
     "TEST_COUNT": (f"({NATURAL})?", "a number, or nothing"),
     "INIT": ("none|encoder|all", "none, encoder or all"),
+    "FINISH": (
+        "(views|largest|both|views largest|largest views)?",
+        "nothing, views, largest or both",
+    ),
     "PRE_SEED": (rf"{NATURAL}|each", "a number or each"),
     "PRE_LR": (NUMBER, "a number such as 0.001"),
     "PRE_OPTIMIZER": ("sgd|adam", "sgd or adam"),
@@ -134,6 +138,47 @@ class Values(dict):
             fits = all(re.fullmatch(POSITIVE, word) for word in words)
             if not fits or sorted(set(words), key=int) != words:
                 raise UserError(f"{name}: {text.strip()!r} is no list of increasing numbers")
+        self.check_labels()
+        for table in self.tables():
+            if table.baseline != "none" and not table.has_baseline:
+                what = f"{table.baseline}, the baseline of {table.name}, is none of its arms"
+                raise UserError(f"TABLES: {what}; add it, or give none (BASELINE=none)")
+
+    def check_labels(self):
+        """UserError where a cold start or CHOICES has a number of labels that no run has."""
+        for arm in self.arms():
+            if not (arm.is_full or self.budgets(arm).split() or self["INITIAL"]):
+                raise UserError("BUDGETS and INITIAL are empty; give one of them")
+        if self.clusterings() and not re.fullmatch(POSITIVE, self.first_budget()):
+            what = f"INITIAL={self['INITIAL']!r}: the rules of cluster.py choose so many images"
+            raise UserError(f"{what}; give a number, or BUDGETS")
+        for arm in self.examined() if self["CHOICES"] else ():
+            numbers = self.numbers(arm)
+            if numbers and int(self["CHOICES"]) not in numbers:
+                raise UserError(
+                    f"CHOICES={self['CHOICES']}: {arm.name} is measured at {numbers} labels; give "
+                    "one of these numbers, or nothing"
+                )
+
+    def numbers(self, arm):
+        """The numbers of labels at which an arm is measured: a list; [] if that is the pool's."""
+        budgets = self.budgets(arm).split()
+        if budgets:
+            return list(map(int, budgets))
+        if self["INITIAL"] == "all":
+            return []
+        step = int(self["PER_ROUND"])
+        return [int(self["INITIAL"]) + n * step for n in range(int(self["ROUNDS"]) + 1)]
+
+    def examined(self):
+        """The arms whose first choices are examined: the plain ones of the first table."""
+        return [arm for arm in self.tables()[0].arms if not (arm.is_full or arm.modifiers)]
+
+    def finish(self, arm):
+        """The options of an arm's masks: FINISH and what the arm adds to it."""
+        words = self["FINISH"].replace("both", "views largest").split()
+        words += arm.settings.get("finish", "").split()
+        return [dashed(word) for word in ("views", "largest") if word in words]
 
     def __missing__(self, name):
         raise UserError(f"{name} is not set; call this through run.sh, which sets it")
@@ -338,21 +383,21 @@ def run_options(values, arm, seed):
         tuned += ["--steps", str(settings.get("steps", values["STEPS"]))]
     if "frozen" in settings and values.network(arm)[0] == "paper":
         raise UserError(f"{arm.name}: set ENCODER to a backbone of timm for +frozen")
+    recipe, trained = settings.get("recipe", values["RECIPE"]), "encoder_rate" in settings
+    if recipe == "pretrained" and init == "none" and not (values.network(arm)[1] or trained):
+        what = "recipe pretrained leaves the encoder as it is, here random"
+        raise UserError(f"{arm.name}: {what}; add +strong or +trained, or give ENCODER_WEIGHTS")
     more = []
     for name in AS_THEY_ARE:
         if name in settings:
             value = settings[name]
             more += [dashed(name)] if value is True else [dashed(name), str(value)]
-    finish = settings.get("finish", values["FINISH"]).split()
-    if not set(finish) <= {"views", "largest"}:
-        raise UserError(f"FINISH={values['FINISH']}: give nothing, views, largest, or both")
-    more += [dashed(word) for word in finish]
+    more += values.finish(arm)
     if "training_masks" in settings:
         more += ["--training-masks", f"{values.data_out()}-released5"]
     if init != "none":
         more += ["--weights", f"{values.folder(arm.pretraining, seed)}/best.pt"]
     clusters = values.folder(arm.clustering, seed)
-    recipe = settings.get("recipe", values["RECIPE"])
     chosen = ["--cold-start", cold_start, "--query", query, "--init", init, "--recipe", recipe]
     data = ["--data", values.data_out()]
     return [*data, *chosen, *tuned, *rounds, *more, "--clusters", clusters]
@@ -370,8 +415,8 @@ def tables_calls(values):
 
 
 def examined(values):
-    """Options that choices.py and diagnose.py share: the first table's plain arms; [] if none."""
-    arms = [arm.name for arm in values.tables()[0].arms if not (arm.is_full or arm.modifiers)]
+    """Options that choices.py and diagnose.py share; [] if there is no arm to examine."""
+    arms = [arm.name for arm in values.examined()]
     if not (values["CHOICES"] and arms):
         return []
     runs = ["--runs", f"{values['RUN']}/seg", "--arms", *arms, "--data", values.data_out()]

@@ -6,11 +6,15 @@ import numpy as np
 
 from segmentation.analysis.grammar import without_draw
 from segmentation.common.runfiles import UserError, read_csv, read_json, round_name
-from segmentation.common.schemas import ABOUT_1, State, read_checked
+from segmentation.common.schemas import ABOUT_1, Record, State, read_checked
 from segmentation.data.cost import Cost
 from segmentation.model import metrics
 
 FIX = "delete the run's folder and run segmentation/active_learning.py again"
+OF_A_SEED = {  # options that may differ between the seeds of an arm; files count by their content
+    *("seed", "out", "device", "pool_on", "data", "clusters", "weights", "encoder_weights"),
+    "training_masks",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ def read_runs(folder, arms=None, partial=False, mixed=False):
 
     `arms` (names) limits what is read. Returns a list of Run and a list of texts. UserError if no
     run is finished, if two runs have different data, unless `partial` if an arm of `arms` has no
-    run, and unless `mixed` if runs were made by different code.
+    run, and unless `mixed` if runs were made by different code, or seeds of an arm by different
+    options.
     """
     states, missing = read_states(folder, arms, partial)
     done = [pair for pair in states if is_finished(pair[1])]
@@ -50,7 +55,9 @@ def read_runs(folder, arms=None, partial=False, mixed=False):
                 f"{other}/state.json: is of other data than {run_folder}; "
                 "keep runs on different data in different --runs folders"
             )
-    code_notes = check_code(folder, (run_folder for run_folder, _ in done), mixed)
+    run_folders = [run_folder for run_folder, _ in done]
+    mixed_notes = check_code(folder, run_folders, mixed)
+    mixed_notes += check_settings(folder, run_folders, mixed)
     test_ids = set(read_metrics(round_path(run_folder, state["rounds"][0], "metrics.csv")))
     unfinished = [
         f"{run_folder.parent.name}/{run_folder.name} ({len(state['rounds'])})"
@@ -58,7 +65,7 @@ def read_runs(folder, arms=None, partial=False, mixed=False):
         if not is_finished(state)
     ]
     notes = [f"No run yet: {', '.join(missing)}."] if missing else []
-    notes += code_notes
+    notes += mixed_notes
     if unfinished:
         notes.append(f"Left out, unfinished (rounds done): {', '.join(unfinished)}.")
     return [read_run(*pair, test_ids) for pair in done], notes
@@ -80,14 +87,43 @@ def check_code(where, run_folders, mixed):
 def by_code(run_folders):
     """Runs by the hash of the code that made them: "" or hash -> names (ARM/seedS).
 
-    Runs from before there was such a hash have "".
+    A run that was continued by other code has several. Runs from before there was such a hash have
+    "", and rounds from before they had one that of the start of their run.
     """
     found = {}
     for run_folder in run_folders:
         path = run_folder / "env.json"
-        code = read_json(path, FIX).get("sources", "") if path.exists() else ""
-        found.setdefault(code, []).append(f"{run_folder.parent.name}/{run_folder.name}")
+        first = read_json(path, FIX).get("sources", "") if path.exists() else ""
+        rounds = read_state(run_folder / "state.json")["rounds"]
+        for code in dict.fromkeys([first, *(entry.get("sources") or first for entry in rounds)]):
+            found.setdefault(code, []).append(f"{run_folder.parent.name}/{run_folder.name}")
     return found
+
+
+def check_settings(folder, run_folders, mixed):
+    """UserError, or if `mixed` a note, where seeds of an arm have different options: texts.
+
+    Options that only one of two runs has recorded are of different versions, and not compared.
+    """
+    first, found = {}, []
+    for run_folder in run_folders:
+        path = run_folder / "args.json"
+        if not path.exists():
+            continue
+        args = read_checked(path, Record, FIX)["args"]
+        other, old = first.setdefault(run_folder.parent.name, (run_folder.name, args))
+        for name in sorted(args.keys() & old.keys() - OF_A_SEED):
+            if args[name] != old[name]:
+                option = f"--{name.replace('_', '-')}"
+                what = f"{other} has {option} {old[name]}, {run_folder.name} {args[name]}"
+                found.append(f"{run_folder.parent.name}: {what}")
+                break
+    if found and not mixed:
+        raise UserError(
+            f"{folder}/{found[0]}; make them again by the same options, or give --mixed (run.sh: "
+            "MIXED=1) to have them in one table all the same"
+        )
+    return [f"**Seeds of an arm with different options:** {'; '.join(found)}."] if found else []
 
 
 def listed_codes(codes):

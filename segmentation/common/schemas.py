@@ -111,6 +111,7 @@ class Round(Content):
     pseudo: list[Name] = []
     note: str = ""
     steps: Count | None = None
+    sources: str | None = None  # hash of the code that made it
 
 
 class State(Content):

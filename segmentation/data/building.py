@@ -86,7 +86,12 @@ def new_array(path, shape):
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        else:  # macOS
+            file.seek(-array.nbytes, os.SEEK_END)
+            for start in range(0, array.nbytes, 1 << 24):
+                file.write(bytes(min(1 << 24, array.nbytes - start)))
     return array
 
 

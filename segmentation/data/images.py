@@ -29,7 +29,7 @@ class Images:
         size = len(self.ids) * data.images[0].nbytes
         if hold == "auto":
             on_cuda = self.device.type == "cuda"
-            fits = on_cuda and size < SHARE * torch.cuda.mem_get_info(self.device)[0]
+            fits = on_cuda and size < SHARE * torch.cuda.mem_get_info(self.device.index)[0]
             hold = "device" if fits else "host"
         if hold == "device":
             shape = (len(self.ids), data.channels, *data.images.shape[1:3])

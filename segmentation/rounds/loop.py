@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from segmentation.common.precision import Precision
 from segmentation.common.runfiles import numpy_rng, round_name, write_csv, write_json, write_npz
+from segmentation.common.sources import sources_sha256
 from segmentation.common.stages import begin_stage
 from segmentation.data.images import Images
 from segmentation.model import metrics
@@ -33,7 +34,7 @@ class Loop:
         self.data, self.budgets = inputs.data, inputs.budgets
         self.pool, self.seen = inputs.pool, inputs.seen
         self.given, self.passed = inputs.given, inputs.passed
-        self.learner = Learner(args, inputs)
+        self.learner, self.sources = Learner(args, inputs), sources_sha256()
         arrays = {}
         if args.clusters is not None:
             encoder = inputs.hashes.get("weights")
@@ -147,7 +148,8 @@ class Loop:
         self.state["rounds_planned"] = len(self.budgets) - 1
         entry = {"round": number, "labels": len(ids), "pseudo": pseudo, "note": note}
         entry |= {} if self.given is None else {"data": self.data.fingerprint}
-        self.state["rounds"].append({**entry, "steps": sum(row["steps"] for row in log)})
+        entry |= {"steps": sum(row["steps"] for row in log), "sources": self.sources}
+        self.state["rounds"].append(entry)
         shutil.rmtree(partial_folder(args.out, number), ignore_errors=True)
         write_json(args.out / "state.json", self.state)
         if number and not args.keep_weights:

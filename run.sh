@@ -160,7 +160,7 @@ case " ${ARMS:-} " in *" random "*) : "${BASELINE:=random}" ;; *) : "${BASELINE:
 : "${COMPILE:=off}"       # for the pretraining: off, on (torch.compile), graphs (CUDA graphs too)
 : "${DETERMINISTIC:=0}"  # 1: on a GPU the same bytes in each call, at the cost of speed
 : "${JOBS:=auto}"         # runs at the same time; auto: one on a GPU, one per core on a CPU
-: "${MIXED:=0}"          # 1: tables also of runs that different code has made
+: "${MIXED:=0}"          # 1: tables also of runs that different code, or other options in an arm, has made
 : "${SHARD:=1/1}"         # i/n: train only the i-th, (i+n)-th, ... run
 : "${PYTHON:=python3}"    # used directly if it has all requirements; otherwise it creates .venv
 export TABLES IMAGENET BACKBONE LINK_COPIES TEST_DATA RUN DATA_OUT DEVICE COMPILE DETERMINISTIC JOBS SHARD MIXED

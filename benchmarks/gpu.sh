@@ -139,7 +139,7 @@ do_piece() { # NAME COMMAND...: unless it is done
   note_time
   case $code in
     0)
-      record mark "$piece"
+      record mark "$piece" --device "$DEVICE"
       echo "$piece: done in $((SECONDS - started)) s" ;;
     124) waits+=" $piece" ;;
     *)

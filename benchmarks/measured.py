@@ -27,7 +27,7 @@ from segmentation.common.runfiles import (
     write_json,
     write_text,
 )
-from segmentation.common.stages import environment
+from segmentation.common.stages import environment, pick_device
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIOS = {  # piece -> what it is, and the goal
@@ -209,6 +209,8 @@ def page(args):
 def main():
     args = parse_args()
     if args.what == "mark":
+        if ":" in args.device:
+            pick_device(args.device)  # makes this card the one that is named
         mark(args.run, args.piece)
     else:
         page(args)

@@ -28,7 +28,7 @@ from segmentation.common.runfiles import Parser, positive
 from segmentation.common.stages import pick_device, torch_rng
 from segmentation.data.images import to_input
 from segmentation.model.unet import UNet
-from self_supervised.corruptions import corrupt
+from self_supervised.corruptions import corrupt, restore
 
 
 def training_flops(model, size, device):
@@ -89,7 +89,7 @@ def main():
         for number in range(args.steps):
             corrupted, clean = corrupted_batch(number)
             with precision.autocast():
-                restored = forward(corrupted).sigmoid()
+                restored = restore(forward, corrupted)
             loss = mse_loss(restored.float(), clean)
             step(fused, scaler, loss)
 

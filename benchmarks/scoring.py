@@ -57,8 +57,10 @@ def main():
     scores = {}
 
     def full():
+        torch.backends.cudnn.allow_tf32 = False
         batch = 1 if one_by_one else args.batch
         scores["full"] = plain.score_ceal(model, images, args.passes, batch, device)
+        torch.backends.cudnn.allow_tf32 = args.tf32
 
     on_device = images.to(device)
 

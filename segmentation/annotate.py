@@ -27,6 +27,7 @@ Writes to --out:
     data/, cluster/                  what preprocess.py and cluster.py write
 """
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -55,6 +56,7 @@ from segmentation.common.runfiles import (
     natural,
     positive,
     read_csv,
+    read_json,
     round_name,
     write_csv,
     write_json,
@@ -64,9 +66,12 @@ from segmentation.common.schemas import Annotation, read_arrays, read_checked
 from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import KINDS, Draft, write_coco, write_label_studio
+from segmentation.data.ids import id_of
 from segmentation.data.images import Images
+from segmentation.data.lists import few
 from segmentation.data.originals import Originals
 from segmentation.data.request import write_request
+from segmentation.data.sources import find_folders, pictures
 from segmentation.data.splitting import random_split
 from segmentation.model.encoders import PACKAGED
 from segmentation.model.inference import segment
@@ -80,6 +85,8 @@ RECIPE = ["--recipe", "pretrained", "--encoder-rate", "0.1", "--self-train", "--
 FEATURES = ["--features", "timm", "--backbone", PACKAGED, "--weights", "package", "--pooling", "1"]
 BATCH = 16  # images at a time in prediction
 AGAIN = "run annotate.py again"
+SEEN = "images.sha256"  # beside features.npz, the hash of the array of images
+STOPPED = (130, 143)  # exit codes of a script that a signal has stopped
 LEAST = 2  # outlines of the first round, to train on
 
 
@@ -122,7 +129,9 @@ def call(script, *words, quiet=False):
     """Run a script of this project; if it fails it has said why, and this one ends as it did."""
     out = subprocess.DEVNULL if quiet else None
     words = [sys.executable, str(HERE / script), *map(str, words)]
-    code = door.call(words, stdout=out)
+    code = door.call(words, stdout=out, env={**os.environ, "QUIET_STOP": "1"})
+    if code in STOPPED:
+        door.say(code - 128)
     if code:
         sys.exit(code)
 
@@ -211,14 +220,44 @@ def prepare(args, state):
     words += ["--link-copies"]  # of an image that is for measuring
     words += ["--group", args.group] if args.group else []
     words += ["--skip-bad"] if args.skip_bad else []
-    if state["test"]:
+    there = ids_below(args.root) if state["test"] else set()
+    test = [name for name in state["test"] if name in there]
+    if len(test) < len(state["test"]):
+        gone = [name for name in state["test"] if name not in there]
+        print(f"gone, so measured without: {few(gone)}")
+    if test:
         listed = args.out / "measuring.txt"
-        write_text(listed, "\n".join([*state["test"], ""]))
+        write_text(listed, "\n".join([*test, ""]))
         words += ["--test-list", listed]
     else:
         words += ["--test-count", 0]
     call("preprocess.py", *words)
-    return open_data(out)
+    data = open_data(out)
+    check_learned(args, state, data)
+    return data
+
+
+def ids_below(root):
+    """The ids of the photographs in `root`."""
+    images, masks = find_folders(root)
+    return set(map(id_of, pictures(images, [masks] if masks else [])[0]))
+
+
+def check_learned(args, state, data):
+    """UserError unless all images that a round has learned from are there, with their outlines."""
+    for name in answered(state):
+        why = None
+        if name not in data.has_mask:
+            why = "is gone, or cannot be used"
+        elif not data.has_mask[name]:
+            why = "has no outline any more"
+        elif name not in data.pool:
+            why = "is now of a group with an image for measuring"
+        if why:
+            raise UserError(
+                f"{args.root}: {name}, from which a round has learned, {why}; put it back as it "
+                "was, or give another --out, where the outlines count too"
+            )
 
 
 def draw_measuring(args, data):
@@ -229,7 +268,13 @@ def draw_measuring(args, data):
             "measuring; give a smaller --test, or --test 0 --folds 5"
         )
     everything = dict.fromkeys(data.ids, True)
-    return random_split(everything, data.linked, None, args.test, args.seed)[1]
+    drawn = random_split(everything, data.linked, None, args.test, args.seed)[1]
+    if not drawn:
+        raise UserError(
+            f"{args.root}: no {args.test} images can be set aside for measuring, as their groups "
+            "are too large; add images of others, or give --test 0 --folds 5"
+        )
+    return drawn
 
 
 def cluster(args, data, number):
@@ -237,20 +282,25 @@ def cluster(args, data, number):
     out, before = (args.out / "cluster" / round_name(n) for n in (number, number - 1))
     for name in ("args.json", "clusters.npz", "selection.json"):
         (out / name).unlink(missing_ok=True)  # of a call that was interrupted, on older data
-    if pool_of(out) != data.pool:
+    images = read_json(data.folder / "manifest.json", AGAIN)["arrays"]["images.npy"]
+    wanted = images, data.pool  # the same images have the same features
+    if seen_by(out) != wanted:
         (out / "features.npz").unlink(missing_ok=True)
-        if pool_of(before) == data.pool:  # the same pool has the same features
+        if seen_by(before) == wanted:
             with atomic(out / "features.npz") as temporary:
                 shutil.copyfile(before / "features.npz", temporary)
+        write_text(out / SEEN, images)
     words = ["--data", data.folder, "--out", out, *FEATURES, "--k", min(10, len(data.pool))]
     call("cluster.py", *words, "--budget", 1, "--seed", args.seed, quiet=True)
     return out
 
 
-def pool_of(folder):
-    """The ids that a folder of cluster.py has features of; none without features."""
-    path = folder / "features.npz"
-    return read_arrays(path, fix=AGAIN)["ids"].tolist() if path.exists() else None
+def seen_by(folder):
+    """(hash of the images, ids) that a folder of cluster.py has features of; None without."""
+    features, images = folder / "features.npz", folder / SEEN
+    if not (features.exists() and images.exists()):
+        return None
+    return images.read_text(encoding="utf-8"), read_arrays(features, fix=AGAIN)["ids"].tolist()
 
 
 def train(args, state, data, number, count):
@@ -276,7 +326,7 @@ def look_back(args, state, data, number):
     rest, agreed = [name for name in data.pool if name not in old], None
     if number and rest:
         agreed = hint.agreement(*(masks_of(args, data, rest, n) for n in (number - 1, number)))
-    advice = hint.advice(gained, agreed)
+    advice = hint.advice(gained, agreed) if rest else hint.ALL
     content = {"round": number, "labels": len(old), "measured": lines, "advice": advice}
     content |= {"gain": gained and gained._asdict(), "agreement": agreed}
     content |= {"masks": predict_command(args, number)}
@@ -327,8 +377,9 @@ def ask(args, state, data, number, count):
     if number == 0:
         blank = {"reason": "drawn at random", "cluster": "", "cluster_size": "", "score": ""}
         rows += [{"id": name, "purpose": "measuring", **blank} for name in state["test"]]
-    rows = [row for row in rows if not data.has_mask[row["id"]]]
+    rows = [row for row in rows if not data.has_mask.get(row["id"], True)]
     if rows:
+        shutil.rmtree(folder / "images", ignore_errors=True)  # of a call that was interrupted
         title = f"Round {number}: {len(rows)} images to outline{data.note}"
         copies = write_request(folder, rows, Originals(args.root, data).image, title)
         drafts(args, folder, copies, number)
@@ -380,6 +431,9 @@ def take_answers(args, state, data, allow_partial):
         number = len(state["rounds"]) - 1
         folder = args.out / "to_annotate" / round_name(number)
         names = [f"{len(asked)} of {len(state['rounds'][-1]['asked'])} outlines"]
+        if measuring and number:
+            names[0] += f" of the images in {folder}"
+            folder = folder.with_name(round_name(0))
         names += (
             [f"{len(measuring)} of {len(state['test'])} for measuring only"] if measuring else []
         )
@@ -397,6 +451,11 @@ def main():
     args = parse_args()
     claim(args.out)
     state = open_state(args)
+    if args.test and state["rounds"] and not state["test"]:
+        raise UserError(
+            f"--test {args.test}: {args.out} was begun without images for measuring only, and has "
+            "learned from others since; give --test 0, or another --out"
+        )
     data = prepare(args, state)
     if args.test and not state["test"]:
         state["test"] = draw_measuring(args, data)

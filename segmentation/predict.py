@@ -29,10 +29,12 @@ corrected (segmentation/data/drafts.py). `predictions.csv` has a line for each m
   below 0.01, as one in a hundred images of the same kind has);
 - `needs_review`: "yes" if expected_dice is below 0.8 (but no more than a fifth of the images that
   it was calibrated by: with many such images the limit is lower), if nothing was found, or if the
-  image is unlike the training images.
+  image is unlike the training images;
+- `sha256` of the image file.
 
 A file that cannot be read is listed at the end and in `errors.csv`; the rest is done, and the exit
-code is 1. Called again, the script makes only what is missing, and masks of images that changed.
+code is 1. Called again, the script makes only what is missing, and masks of images that are others
+than before; of images that are gone, the masks stay and the rows go.
 """
 
 import csv
@@ -65,6 +67,7 @@ from segmentation.common.runfiles import (
     UserError,
     atomic,
     positive,
+    sha256_file,
     write_csv,
     write_json,
     write_text,
@@ -93,6 +96,7 @@ COLUMNS = (
     *("image", "height", "width", "area", "share"),
     *("box_left", "box_top", "box_width", "box_height"),
     *("expected_dice", "calibrated", "needs_review", "likeness", "warnings"),
+    "sha256",
 )
 
 
@@ -137,7 +141,8 @@ def find_images(folder):
     """
     images, masks = sources.find_folders(folder)
     good, skipped = sources.pictures(images, [masks] if masks else [])
-    found = {name: path for name, path in good.items() if not sources.MASK_ENDING.search(path.stem)}
+    stems = {Path(name).stem for name in good}
+    found = {name: path for name, path in good.items() if mask_of(path.stem) not in stems}
     others = len(good) - len(found), len(skipped)
     if any(others):
         print(f"left out: {others[0]} files named as masks, {others[1]} that are no photographs")
@@ -152,6 +157,12 @@ def find_images(folder):
                 "rename or move one"
             )
     return dict(sorted(found.items()))
+
+
+def mask_of(stem):
+    """The name of the image whose mask a file is called after; None if it is called otherwise."""
+    image = sources.MASK_ENDING.sub("", stem)
+    return image if image != stem else None
 
 
 class Out:
@@ -174,14 +185,13 @@ class Out:
         return {row["image"]: row for row in csv.DictReader(io.StringIO(whole, newline=""))}
 
     def is_done(self, name, path, rows):
-        """Whether an image has a row, and a mask that was written after it came to its place.
+        """Whether an image has a mask, and a row that is of the file as it is.
 
-        A copy can keep the time of its original (cp -p), but not that of the change of its entry.
+        Times do not tell: a copy can keep that of its original, and folders can swap their names.
         """
-        mask, image = self.path("masks", name, ".png"), path.stat()
-        if name not in rows or not mask.exists():
+        if name not in rows or not self.path("masks", name, ".png").exists():
             return False
-        return mask.stat().st_mtime_ns >= max(image.st_mtime_ns, image.st_ctime_ns)
+        return rows[name].get("sha256") == sha256_file(path)
 
 
 # One image --------------------------------------------------------------------------------------
@@ -191,6 +201,7 @@ class Item(NamedTuple):
     """An image that was read; of its full-size pixels only these are kept."""
 
     name: str
+    sha256: str  # of the file
     size: tuple  # (height, width) of the original
     pixels: np.ndarray  # uint8 C x H x W, the input of the network
     shown: np.ndarray  # uint8 h x w x 3, for the overlay
@@ -215,13 +226,13 @@ class Predicted(NamedTuple):
 def read(name, path, size, gray):
     """The Item of a file, or a Failure."""
     try:
-        picture = read_photo(path).picture
+        sha256, picture = sha256_file(path), read_photo(path).picture
     except UserError as error:
         return Failure(name, str(error))
     original = picture.height, picture.width
     pixels = np.ascontiguousarray(resize_image(picture, size, gray).transpose(2, 0, 1))
     picture.thumbnail((SHOWN, SHOWN))
-    return Item(name, original, pixels, np.asarray(picture))
+    return Item(name, sha256, original, pixels, np.asarray(picture))
 
 
 class Ensemble:
@@ -332,6 +343,7 @@ def write(predicted, out, ensemble, probabilities):
         "needs_review": "yes" if doubtful else "no",
         "likeness": "" if predicted.likeness is None else round(predicted.likeness, 4),
         "warnings": "; ".join(warnings),
+        "sha256": item.sha256,
     }
     return {name: row[name] for name in COLUMNS}
 
@@ -452,7 +464,7 @@ def main():
     print("\n".join(notes(ensemble, given)), flush=True)
     rows = out.rows()
     todo = {name: path for name, path in images.items() if not out.is_done(name, path, rows)}
-    rows = {name: row for name, row in rows.items() if name not in todo}
+    rows = {name: row for name, row in rows.items() if name in images and name not in todo}
     try:
         failures = predict(args, out, ensemble, todo, rows)
     except OSError as error:

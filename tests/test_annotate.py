@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from conftest import call, command_line
 from PIL import Image
 
 from segmentation import annotate
+from segmentation.analysis import hint
 from segmentation.analysis.runfolder import open_run
 from segmentation.common.door import run_script
-from segmentation.common.runfiles import read_csv
+from segmentation.common.runfiles import read_csv, read_npz
 from segmentation.data.datafolder import open_data
 from segmentation.data.drafts import Draft, write_coco, write_labelme
 from segmentation.data.images import Images
@@ -257,3 +259,76 @@ def test_what_is_refused(lab, tmp_path, capsys):
     assert run(root, tmp_path / "out") == annotate.AWAITING
     assert run(root, tmp_path / "out", "--seed", "1") == 2
     assert "was made with --seed 0; give the same" in capsys.readouterr().err
+
+
+def outlined(lab, tmp_path, *words):
+    """A lab whose first round is trained: (root, truth, out, the rows that were asked for)."""
+    root, truth = lab
+    out = tmp_path / "out"
+    assert run(root, out, *words) == annotate.AWAITING
+    answer(root, out, 0, truth, "png")
+    assert run(root, out, *words) == annotate.AWAITING
+    return root, truth, out, asked(out, 0)
+
+
+def test_photographs_that_go_and_others_in_their_place(lab, tmp_path, capsys):
+    root, _, out, rows = outlined(lab, tmp_path)
+    learned, measuring = rows[0], rows[-1]
+    files = [root / f"{learned['id']}.JPG", root / "masks" / f"{Path(learned['file']).stem}.png"]
+    whole = [path.read_bytes() for path in files]
+    for gone, reason in ((files[1:], "has no outline any more"), (files, "is gone, or cannot be")):
+        for path in gone:
+            path.unlink(missing_ok=True)
+        capsys.readouterr()
+        for _ in range(2):
+            assert run(root, out, "--allow-partial") == 2
+            error = capsys.readouterr().err
+            assert f"{learned['id']}, from which a round has learned, {reason}" in error
+    for path, content in zip(files, whole, strict=True):
+        path.write_bytes(content)
+
+    (root / f"{measuring['id']}.JPG").unlink()
+    data, before = open_data(out / "data"), read_npz(out / "cluster/round_01/features.npz")
+    other = next(name for name in data.pool if not data.has_mask[name])
+    image = cv2.imread(str(root / f"{other}.JPG"))
+    cv2.imwrite(str(root / f"{other}.JPG"), 255 - image)
+    capsys.readouterr()
+    answer(root, out, 1, lab[1], "png")
+    assert run(root, out) == annotate.AWAITING
+    text = capsys.readouterr().out
+    assert f"gone, so measured without: 1 ({measuring['id']})" in text and "n = 2" in text
+    now = read_npz(out / "cluster/round_02/features.npz")
+    assert now["ids"].tolist() == before["ids"].tolist()
+    moved = np.abs(now["features"] - before["features"]).max(axis=1) > 1e-3
+    assert now["ids"][moved].tolist() == [other]  # the features are of the photograph that is there
+
+
+def test_the_images_for_measuring_are_drawn_at_the_start(lab, tmp_path, capsys):
+    words = ["--test", "0", "--folds", "2"]
+    root, _, out, _ = outlined(lab, tmp_path, *words)
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(root, out, "--test", "3") == 2
+        assert "was begun without images for measuring only" in capsys.readouterr().err
+    assert run(root, out, *words) == annotate.AWAITING
+    shutil.rmtree(root / "masks")
+    for path in root.glob("patient */*"):
+        path.rename(root / "patient 0" / f"{path.parent.name} {path.name}")
+    assert run(root, tmp_path / "other") == 2
+    assert "no 3 images can be set aside for measuring, as their groups" in capsys.readouterr().err
+
+
+def test_when_all_are_outlined_no_other_round_is_advised(lab, tmp_path, capsys):
+    root, truth = lab
+    out, words = tmp_path / "out", ["--per-round", "30"]
+    assert run(root, out, *words) == annotate.AWAITING
+    (root / "masks").mkdir()
+    for row in asked(out, 0)[:-3]:
+        Image.fromarray(truth[row["id"]]).save(root / "masks" / f"{Path(row['file']).stem}.png")
+    assert run(root, out, *words) == annotate.AWAITING
+    text = capsys.readouterr().out
+    assert "awaited: 0 of 21 outlines and 3 of 3 for measuring only of the images in" in text
+    answer(root, out, 0, truth, "png")
+    assert not run(root, out, *words)
+    text = capsys.readouterr().out
+    assert hint.ALL in text and "all images have been asked for" in text and "another" not in text

@@ -294,6 +294,40 @@ def test_a_copy_that_keeps_its_time_is_a_new_image(photos, tmp_path):
     assert mask_of(out, "a.png").shape == (70, 80) and rows["a.png"]["height"] == "70"
 
 
+def test_folders_that_swap_their_names(photos, tmp_path):
+    """Renaming a folder changes no time of a file in it."""
+    weights, out = make_weights(tmp_path / "w"), tmp_path / "out"
+    for seed, name in enumerate(("x", "y")):
+        save(photos / name / "a.png", smooth(60 + seed, (40 + seed, 50)))
+    run(weights, photos, out)
+    for old, new in (("x", "z"), ("y", "x"), ("z", "y")):
+        (photos / old).rename(photos / new)
+    rows = run(weights, photos, out)
+    assert [rows[f"{name}/a.png"]["height"] for name in "xy"] == ["41", "40"]
+    run(weights, photos, tmp_path / "new")
+    assert files_of(out) == files_of(tmp_path / "new")
+
+
+def test_images_that_are_gone_have_no_row(photos, tmp_path):
+    weights, out = make_weights(tmp_path / "w"), tmp_path / "out"
+    run(weights, photos, out)
+    (photos / "a.png").unlink()
+    rows = run(weights, photos, out, "--drafts", "coco")
+    assert "a.png" not in rows and len(rows) == len(PICTURES) - 1
+    assert (out / "masks" / "a.png").exists()
+    drawn = json.loads((out / "drafts" / "coco.json").read_text())["images"]
+    assert len(drawn) == len(rows)
+
+
+def test_photographs_that_are_called_as_masks(photos, tmp_path, capsys):
+    """Without an image of which they could be the masks they are photographs."""
+    save(photos / "mole_mask.png", smooth(70, (40, 40)))
+    save(photos / "a_mask.png", smooth(71, (40, 40)))
+    rows = run(make_weights(tmp_path / "w"), photos, tmp_path / "out")
+    assert set(rows) == {*PICTURES, "mole_mask.png"}
+    assert "left out: 1 files named as masks" in capsys.readouterr().out
+
+
 def test_unreadable_files_are_listed_and_the_rest_is_done(photos, tmp_path, capsys):
     weights, out = make_weights(tmp_path / "w"), tmp_path / "out"
     (photos / "anna/bad.jpg").write_bytes(b"not a picture")

@@ -15,6 +15,7 @@ import preprocess
 from segmentation.common import lock
 from segmentation.common.runfiles import UserError
 from segmentation.data.datafolder import open_data
+from segmentation.data.drafts import Draft, write_labelme
 from segmentation.data.ids import flat_name
 from segmentation.data.originals import Originals
 from tests.conftest import call
@@ -270,6 +271,28 @@ def test_a_mask_is_of_an_image_in_its_folder(tmp_path, name, of):
     assert line[0] == ("mask" if of else "mask without image")
 
 
+@pytest.mark.parametrize(
+    ("folder", "of"), [("P1", "P1/a"), ("P2", "P2/a"), ("x/P2", "P2/a"), ("P3", None), ("", None)]
+)
+def test_a_drawing_is_of_an_image_in_the_folder_of_its_file(tmp_path, refused, folder, of):
+    """LabelMe writes the name alone of an image that lies beside its file."""
+    for place, image in enumerate(("P1/a", "P2/a", "P3/b", "c")):
+        save(tmp_path / f"raw/images/{image}.png", picture(place))
+    shape = blob(0).shape
+    write_labelme(tmp_path / "raw/masks", [Draft("c.png", shape, blob(0) > 0)])
+    write_labelme(tmp_path / "drawn", [Draft("a.png", shape, blob(1) > 0)])
+    (tmp_path / "raw/masks" / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "drawn/a.json").rename(tmp_path / "raw/masks" / folder / "a.json")
+    words = ["--root", tmp_path / "raw", "--out", tmp_path / "d"]
+    if not folder:
+        line = "".join(refused(*words))
+        assert "could be the mask of P1/a, P2/a; put the file into the folder of one, such" in line
+        return
+    make(*words)
+    found = {key for key, row in rows(tmp_path / "d").items() if row["mask"]}
+    assert found == {"c"} | ({of} if of else set())
+
+
 def test_masks_named_flat_for_every_odd_name(tmp_path):
     for place, name in enumerate(ODD):
         save(tmp_path / f"raw/images/P/{name}.png", picture(place))
@@ -414,6 +437,17 @@ def test_skip_bad_gives_the_same_data_as_removing_the_files(tmp_path):
         assert (tmp_path / "one/d" / name).read_bytes() == (tmp_path / "two/d" / name).read_bytes()
     one, two = (read(tmp_path / which / "d", "manifest") for which in ("one", "two"))
     assert one["rows"] == two["rows"] and "skipped" in one and "skipped" not in two
+
+
+def test_originals_of_data_without_the_bad_files(tmp_path):
+    """Two masks of one image are no mask of it; the masks of the others are found."""
+    root = make_set(tmp_path / "raw", 4)
+    save(root / "masks/A001.png", blob(1))
+    make("--root", root, "--out", tmp_path / "d", "--skip-bad")
+    data = open_data(tmp_path / "d")
+    originals = Originals(root, data)
+    assert not data.has_mask["A001"] and originals.sources["A001"].mask is None
+    assert np.array_equal(originals.mask("A002"), blob(2) > 0)
 
 
 def test_skip_bad_without_a_good_image(tmp_path, refused):

@@ -25,6 +25,9 @@ def agreement(one, other):
     return float(metrics.dice(metrics.confusion(one.astype(bool), other.astype(bool))).mean())
 
 
+ALL = "All images are outlined: there is none left to ask for."
+
+
 def advice(gained, agreed):
     """One sentence on whether another round is likely to pay.
 

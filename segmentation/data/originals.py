@@ -2,7 +2,7 @@
 
 from segmentation.common.runfiles import UserError, read_json, sha256_file
 from segmentation.data.reading import mask_of
-from segmentation.data.sources import find_folders, pair
+from segmentation.data.sources import find_folders, survey
 
 
 class Originals:
@@ -12,8 +12,8 @@ class Originals:
         """Find the masks and look at their names only. UserError if `root` has no such folders."""
         self.root, self.data = root, data
         images, masks = find_folders(root)
-        sources, _ = pair(images, masks, leave_out=[data.folder])
-        self.sources = {source.id: source for source in sources}
+        found = survey(images, masks, leave_out=[data.folder])  # what is bad was told before
+        self.sources = {source.id: source for source in found.sources}
         manifest = read_json(data.folder / "manifest.json")
         self.records = {row["id"]: row for row in manifest["rows"]}
 

@@ -161,7 +161,8 @@ def owners_of(ids):
     of an id; the name of an image without its folders, which fits all images of that name. A tool
     may put folders of its own before the name: they are left out, one by one, if nothing fits with
     them. Folders of the images are none of a tool's: what names one fits only images below it, so
-    that a mask of one patient's image that is not there fits none of another's.
+    that a mask of one patient's image that is not there fits none of another's. A flat name that
+    has the folders of its image fits it anywhere.
     """
     flat = {flat_name(name): name for name in ids}
     short, folders = defaultdict(set), {"."}
@@ -173,7 +174,9 @@ def owners_of(ids):
         while True:
             folder = str(PurePosixPath(stem).parent)
             for name in dict.fromkeys((stem, MASK_ENDING.sub("", stem))):
+                own = flat.get(bare(name), "")
                 fits = {found for found in (name if name in ids else None, flat.get(name)) if found}
+                fits |= {own} if "/" in own else set()
                 if not fits and folder in folders:
                     below = "" if folder == "." else f"{folder}/"
                     fits = {found for found in short[bare(name)] if found.startswith(below)}
@@ -219,6 +222,8 @@ def outlines(names, is_test):
         for drawing in content.drawings:
             stem = plain(drawing.name)
             stem = id_of(stem) if PurePosixPath(stem).suffix.lower() in EXTENSIONS else stem
+            if "/" not in stem:  # LabelMe writes the name alone of an image beside its file
+                stem = str(PurePosixPath(plain(name)).parent / stem)
             found.append(Outline(stem, f"{name}#{drawing.name}", path, drawing))
         notes = [f"not outlined: {image}" for image in content.missing] + content.notes
         if notes or not content.drawings:
@@ -287,7 +292,11 @@ def assign(outlines, ids, is_test):
         fits = sorted(owners(outline.stem))
         if len(fits) > 1:
             of = f"could be the mask of {', '.join(fits[:3])}{', ...' if fits[3:] else ''}"
-            problem("", f"{of}; name it after one, such as {flat_name(fits[0])}.png", outline)
+            fix = f"name it after one, such as {flat_name(fits[0])}.png"
+            if outline.drawing:
+                folder = next(name.rpartition("/")[0] for name in fits if "/" in name)
+                fix = f"put the file into the folder of one, such as {folder}"
+            problem("", f"{of}; {fix}", outline)
         elif fits:
             masks[fits[0]].append(outline)
         else:
@@ -350,7 +359,8 @@ def find_folders(root):
         if len(hits) > 1:
             names = ", ".join(str(folder.relative_to(root)) for folder in hits)
             raise UserError(
-                f"{root}: has {len(hits)} {what} folders ({names}); give --images and --masks"
+                f"{root}: has {len(hits)} {what} folders ({names}); rename or move all but one, or "
+                "call preprocess.py with --images and --masks"
             )
         return hits[0] if hits else None
 

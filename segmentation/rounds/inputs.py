@@ -124,7 +124,8 @@ class Inputs:
             raise UserError(
                 f"--folds {args.folds}: give 0, or 2 to {budgets[0]}, the labels of round 0"
             )
-        for kind, ids in (("pool", pool), ("test images", test)):
+        looked_at = {"pool": pool} if given is not None else {"pool": pool, "test images": test}
+        for kind, ids in looked_at.items():  # a person may find no lesion in a few test images
             ids = [name for name in ids if data.has_mask[name]]
             if ids and not data.masks[data.rows(ids)].any():
                 raise UserError(

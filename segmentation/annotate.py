@@ -74,6 +74,7 @@ from segmentation.data.request import write_request
 from segmentation.data.sources import find_folders, pictures
 from segmentation.data.splitting import random_split
 from segmentation.model.encoders import PACKAGED
+from segmentation.model.engine import evaluate
 from segmentation.model.inference import segment
 from segmentation.model.trained import open_trained
 from segmentation.selection.strategies import COLD_STARTS, QUERIES
@@ -319,12 +320,14 @@ def look_back(args, state, data, number):
     lines, gained = [], None
     for file, name in (("metrics.csv", "images for measuring"), ("folds.csv", "cross-validation")):
         before, now = (dice_of(folder_of(args, n) / file) for n in (number - 1, number))
+        if before and file == "metrics.csv":  # by the masks as they are now
+            before = dice_again(args, data, list(now), number - 1)
         if now:
             lines.append(measured(name, list(now.values())))
             gained = gained or hint.gain(before, now)
     old = set(answered(state))
     rest, agreed = [name for name in data.pool if name not in old], None
-    if number and rest:
+    if number and rest and trained_of(args, number - 1).size == trained_of(args, number).size:
         agreed = hint.agreement(*(masks_of(args, data, rest, n) for n in (number - 1, number)))
     advice = hint.advice(gained, agreed) if rest else hint.ALL
     content = {"round": number, "labels": len(old), "measured": lines, "advice": advice}
@@ -345,12 +348,29 @@ def measured(name, dice):
     return f"{name}: Dice {dice_text(mean_dice(dice))} %, n = {len(dice)}"
 
 
+def trained_of(args, number):
+    """The Trained of a round."""
+    return open_trained(folder_of(args, number) / "weights.pt")
+
+
+def dice_again(args, data, ids, number):
+    """Dice of images by the model of a round: a dict by id, empty if it was made for another size.
+
+    Unlike that in its metrics.csv it is of the masks of today, which a person may have corrected.
+    """
+    trained, device = trained_of(args, number), pick_device(args.device)
+    if trained.size != data.images.shape[1:3]:
+        return {}
+    how = Images(data, ids, device), BATCH, device, trained.finish
+    return {row["id"]: row["dice"] for row in evaluate(trained.network, data, *how)}
+
+
 def masks_of(args, data, ids, number):
     """The masks of some images by the model of a round as its user gets them, but for their size.
 
     They have that of the network.
     """
-    trained, device = open_trained(folder_of(args, number) / "weights.pt"), pick_device(args.device)
+    trained, device = trained_of(args, number), pick_device(args.device)
     images = Images(data, ids, device)
     return segment(trained.network, images, BATCH, device, trained.finish)
 

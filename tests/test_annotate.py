@@ -225,6 +225,27 @@ def test_too_few_answers_are_not_taken_down(lab, tmp_path, capsys):
     assert "4 outlines to learn from" in capsys.readouterr().out
 
 
+def test_the_gain_is_by_masks_that_were_corrected(lab, tmp_path):
+    """Of the round before too; its metrics.csv has the Dice with the masks of then."""
+    root, truth, out, rows = outlined(lab, tmp_path)
+    answer(root, out, 1, truth, "png")
+    for row in rows:
+        if row["purpose"] == "measuring":
+            Image.fromarray(~truth[row["id"]]).save(root / f"masks/{Path(row['file']).stem}.png")
+    assert run(root, out) == annotate.AWAITING
+    before, now = ({}, {})
+    for number, dice in enumerate((before, now)):
+        words = ["--weights", out / f"model/round_0{number}/weights.pt", "--data", out / "data"]
+        call("evaluate", *words, "--out", tmp_path / str(number))
+        found = read_csv(tmp_path / str(number) / "metrics.csv")
+        dice.update({row["id"]: float(row["dice"]) for row in found})
+    gain = json.loads((out / "hint.json").read_text())["gain"]
+    expected = np.mean([now[name] - before[name] for name in now])
+    assert gain["value"] == pytest.approx(expected) and len(now) == 3
+    old = annotate.dice_of(out / "model/round_00/metrics.csv")
+    assert all(abs(old[name] - before[name]) > 0.01 for name in now)
+
+
 def test_masks_are_compared_as_their_users_get_them(data, tmp_path):
     opened, model = open_data(data), UNet(width=4).eval()
     images = Images(opened, opened.pool, torch.device("cpu"))

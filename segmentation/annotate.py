@@ -318,17 +318,18 @@ def train(args, state, data, number, count):
 def look_back(args, state, data, number):
     """Print how good the model of a round is, and whether another is likely to pay: hint.json."""
     lines, gained = [], None
+    models = [trained_of(args, n) for n in (number - 1, number) if n >= 0]
     for file, name in (("metrics.csv", "images for measuring"), ("folds.csv", "cross-validation")):
         before, now = (dice_of(folder_of(args, n) / file) for n in (number - 1, number))
         if before and file == "metrics.csv":  # by the masks as they are now
-            before = dice_again(args, data, list(now), number - 1)
+            before = dice_again(args, data, list(now), models[0])
         if now:
             lines.append(measured(name, list(now.values())))
             gained = gained or hint.gain(before, now)
     old = set(answered(state))
     rest, agreed = [name for name in data.pool if name not in old], None
-    if number and rest and trained_of(args, number - 1).size == trained_of(args, number).size:
-        agreed = hint.agreement(*(masks_of(args, data, rest, n) for n in (number - 1, number)))
+    if number and rest and models[0].size == models[1].size:
+        agreed = hint.agreement(*(masks_of(args, data, rest, model) for model in models))
     advice = hint.advice(gained, agreed) if rest else hint.ALL
     content = {"round": number, "labels": len(old), "measured": lines, "advice": advice}
     content |= {"gain": gained and gained._asdict(), "agreement": agreed}
@@ -353,24 +354,24 @@ def trained_of(args, number):
     return open_trained(folder_of(args, number) / "weights.pt")
 
 
-def dice_again(args, data, ids, number):
-    """Dice of images by the model of a round: a dict by id, empty if it was made for another size.
+def dice_again(args, data, ids, trained):
+    """Dice of images by a Trained: a dict by id, empty if it was made for images of another size.
 
     Unlike that in its metrics.csv it is of the masks of today, which a person may have corrected.
     """
-    trained, device = trained_of(args, number), pick_device(args.device)
     if trained.size != data.images.shape[1:3]:
         return {}
+    device = pick_device(args.device)
     how = Images(data, ids, device), BATCH, device, trained.finish
     return {row["id"]: row["dice"] for row in evaluate(trained.network, data, *how)}
 
 
-def masks_of(args, data, ids, number):
-    """The masks of some images by the model of a round as its user gets them, but for their size.
+def masks_of(args, data, ids, trained):
+    """The masks of some images by a Trained as its user gets them, but for their size.
 
     They have that of the network.
     """
-    trained, device = trained_of(args, number), pick_device(args.device)
+    device = pick_device(args.device)
     images = Images(data, ids, device)
     return segment(trained.network, images, BATCH, device, trained.finish)
 

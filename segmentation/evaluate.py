@@ -43,7 +43,7 @@ from segmentation.data.images import Images
 from segmentation.data.originals import Originals
 from segmentation.model import engine, metrics
 from segmentation.model.finish import Finish, add_finish_options, united
-from segmentation.model.trained import segmenter_for
+from segmentation.model.trained import finish_of, segmenter_for
 from segmentation.model.unet import read_extra
 
 
@@ -61,9 +61,9 @@ def parse_args():
     return parser.parse_args()
 
 
-def finish_of(args):
+def finish_to_use(args):
     """The Finish of the options and of the training together. Prints the latter if it adds some."""
-    given, trained = Finish.of(args), Finish(**read_extra(args.weights).get("finish", {}))
+    given, trained = Finish.of(args), finish_of(read_extra(args.weights))
     finish = united(given, trained)
     if finish != given:
         used = " and ".join(f"--{name}" for name, on in trained._asdict().items() if on)
@@ -95,7 +95,7 @@ def main():
     if not data.masks[data.rows(ids)].any():
         what = f"all masks of the {args.split} images are empty"
         raise UserError(f"{data.folder}: {what}; check the mask folder")
-    finish = finish_of(args)
+    finish = finish_to_use(args)
     images, how = Images(data, ids, device), (args.batch, device, finish)
     if args.native is None:
         rows = engine.evaluate(model, data, images, *how)

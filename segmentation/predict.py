@@ -75,7 +75,7 @@ from segmentation.common.runfiles import (
 from segmentation.common.stages import begin_stage, pick_device, sha256_tensors
 from segmentation.data import sources
 from segmentation.data.drafts import KINDS, Draft, write_drafts
-from segmentation.data.ids import id_of, shown
+from segmentation.data.ids import bare, id_of, shown
 from segmentation.data.photos import read_photo
 from segmentation.data.reading import in_order, resize_image
 from segmentation.data.sizes import image_size
@@ -141,8 +141,8 @@ def find_images(folder):
     """
     images, masks = sources.find_folders(folder)
     good, skipped = sources.pictures(images, [masks] if masks else [])
-    stems = {Path(name).stem for name in good}
-    found = {name: path for name, path in good.items() if mask_of(path.stem) not in stems}
+    names = {bare(id_of(name)) for name in good}
+    found = {n: path for n, path in good.items() if not sources.mask_like(id_of(n), names)}
     others = len(good) - len(found), len(skipped)
     if any(others):
         print(f"left out: {others[0]} files named as masks, {others[1]} that are no photographs")
@@ -157,12 +157,6 @@ def find_images(folder):
                 "rename or move one"
             )
     return dict(sorted(found.items()))
-
-
-def mask_of(stem):
-    """The name of the image whose mask a file is called after; None if it is called otherwise."""
-    image = sources.MASK_ENDING.sub("", stem)
-    return image if image != stem else None
 
 
 class Out:

@@ -35,8 +35,7 @@ from segmentation.common.stages import pick_device
 from segmentation.data.datafolder import open_data
 from segmentation.data.images import Images
 from segmentation.model.engine import evaluate
-from segmentation.model.finish import Finish
-from segmentation.model.trained import segmenter_for
+from segmentation.model.trained import finish_of, segmenter_for
 from segmentation.model.unet import read_extra
 from segmentation.selection import sizefree, uncertainty
 
@@ -84,8 +83,8 @@ def rows_of(args, data, path):
     if not model.dropout:
         tqdm.write(f"{path}: has no dropout, so {' and '.join(BY_DROPOUT)} are left out")
     images = Images(data, data.test, precision.device)
-    finish = Finish(**read_extra(path).get("finish", {}))
-    measured = evaluate(model, data, images, args.batch, precision.device, finish)
+    how = args.batch, precision.device, finish_of(read_extra(path))
+    measured = evaluate(model, data, images, *how)
     shares = sizefree.predicted_shares(model, images, args.batch, precision)
     others = {
         "error": 1 - np.array([row["dice"] for row in measured]),

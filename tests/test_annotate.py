@@ -256,7 +256,7 @@ def test_masks_are_compared_as_their_users_get_them(data, tmp_path):
     for number, finish in enumerate((Finish(), Finish(views=True, largest=True))):
         path = annotate.folder_of(args, number) / "weights.pt"
         save_model(path, model, size=[32, 32], finish=finish._asdict())
-        made.append(annotate.masks_of(args, opened, opened.pool, number))
+        made.append(annotate.masks_of(args, opened, opened.pool, annotate.trained_of(args, number)))
         expected = segment(model, images, 16, torch.device("cpu"), finish)
         np.testing.assert_array_equal(made[-1], expected)
     assert (made[0] != made[1]).any()

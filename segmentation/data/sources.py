@@ -322,9 +322,15 @@ def mask_line(outline, outcome, name, is_test):
 def image_line(source, names):
     """The Line of an image; `names` are those of all images, without folders."""
     line = Line(source.image_file, "image", source.id, "" if source.mask else NO_MASK)
-    name = bare(source.id)
-    of = MASK_ENDING.sub("", name)
-    return accounting.add_note(line, f"{MASK_LIKE} {of}") if of != name and of in names else line
+    of = mask_like(source.id, names)
+    return accounting.add_note(line, f"{MASK_LIKE} {of}") if of else line
+
+
+def mask_like(name, names):
+    """Which of `names`, of images without folders, would have a mask with this id; None if none."""
+    own = bare(name)
+    of = MASK_ENDING.sub("", own)
+    return of if of != own and of in names else None
 
 
 # Folders ----------------------------------------------------------------------------------------

@@ -88,6 +88,11 @@ def load_segmenter(path, size=None):
     return model
 
 
+def finish_of(extra):
+    """The Finish with which a training measured its masks, from what `read_extra` gives."""
+    return Finish(**extra.get("finish", {}))
+
+
 def segmenter_for(path, data):
     """`load_segmenter` for images of a datafolder.Data. UserError if it takes other channels."""
     model = load_segmenter(path, data.images.shape[1:3])
@@ -109,8 +114,7 @@ def open_weights(path, size):
             "give the --size that preprocess.py was run with"
         )
     reference = read_reference(path.parent / "reference.npz", model.bottleneck_channels)
-    finish = Finish(**extra.get("finish", {}))
-    known = finish, read_pairs(path.parent), reference, sha256_file(path)
+    known = finish_of(extra), read_pairs(path.parent), reference, sha256_file(path)
     return Trained(model, tuple(size), model.in_channels, *known)
 
 
